@@ -1,0 +1,76 @@
+"""capkit: adapt CLIP-like vision-language models to your own classes with few or no labels."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Where each public name lives; loaded when first asked for, so that `import capkit` stays quick.
+_ESTIMATORS = {
+    "CAPClassifier": "capkit.classifier",
+    "CLIPEncoder": "capkit.encoder",
+    "ConceptAligner": "capkit.alignment",
+    "ConceptSpace": "capkit.space",
+    "MarginCalibrator": "capkit.margins",
+    "MismatchDetector": "capkit.mismatch",
+}
+_MODULES = (
+    "backbones",
+    "baselines",
+    "datasets",
+    "describers",
+    "exceptions",
+    "inspection",
+    "metrics",
+    "model_selection",
+)
+
+__all__ = [
+    "CAPClassifier",
+    "CLIPEncoder",
+    "ConceptAligner",
+    "ConceptSpace",
+    "MarginCalibrator",
+    "MismatchDetector",
+    "__version__",
+    "backbones",
+    "baselines",
+    "datasets",
+    "describers",
+    "exceptions",
+    "inspection",
+    "metrics",
+    "model_selection",
+]
+
+if TYPE_CHECKING:
+    from capkit import (
+        backbones,
+        baselines,
+        datasets,
+        describers,
+        exceptions,
+        inspection,
+        metrics,
+        model_selection,
+    )
+    from capkit.alignment import ConceptAligner
+    from capkit.classifier import CAPClassifier
+    from capkit.encoder import CLIPEncoder
+    from capkit.margins import MarginCalibrator
+    from capkit.mismatch import MismatchDetector
+    from capkit.space import ConceptSpace
+
+
+def __getattr__(name: str):
+    if name in _ESTIMATORS:
+        return getattr(importlib.import_module(_ESTIMATORS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"capkit.{name}")
+    raise AttributeError(f"module 'capkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

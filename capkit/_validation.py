@@ -1,0 +1,290 @@
+"""Checks that several estimators share: class names and labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+
+from capkit.exceptions import ClassNamesError, LabelError
+
+__all__ = ["UNLABELED", "LabelCodec", "resolve_class_names"]
+
+UNLABELED = -1
+
+
+def resolve_class_names(
+    parameter: Sequence[str] | None,
+    fit_argument: Sequence[str] | None,
+    n_images: int | None = None,
+) -> tuple[str, ...]:
+    """Class names from the constructor or from ``fit``, checked.
+
+    Parameters
+    ----------
+    parameter : sequence of str or None
+        What the constructor was given.
+    fit_argument : sequence of str or None
+        What ``fit`` was given.
+    n_images : int or None
+        Number of images of this fit. scikit-learn's searches cut every fit argument that is as
+        long as X; what they cut is again as long as their part of X, so a fit argument of this
+        length cannot be trusted and is refused.
+
+    Returns
+    -------
+    tuple of str
+        At least two different names.
+
+    Raises
+    ------
+    ClassNamesError
+        If there are none, they contradict each other, are not strings, are doubled or fewer than
+        two, or may have been cut.
+    """
+    if parameter is None and fit_argument is None:
+        raise ClassNamesError(
+            "expected class_names, got none. Pass them to fit(images, class_names=names) or to "
+            "the constructor: a sequence of the names of all classes."
+        )
+    given = None if parameter is None else _as_names(parameter)
+    if fit_argument is None:
+        return given
+    at_fit = _as_names(fit_argument, check=False)
+    if given is not None:
+        if tuple(at_fit) != given:
+            raise ClassNamesError(
+                f"class_names of the constructor ({_short(given)}) and of fit "
+                f"({_short(at_fit)}) differ. Pass them in one place only."
+            )
+        return given
+    if n_images is not None and len(at_fit) == n_images:
+        raise ClassNamesError(
+            f"fit got {len(at_fit)} class_names for {n_images} images. A cross-validation cuts "
+            "fit arguments that are as long as X, so these names may not be all. Pass "
+            "class_names to the constructor instead: nothing cuts them there."
+        )
+    return _as_names(at_fit)
+
+
+def _as_names(names: Iterable[str], *, check: bool = True) -> tuple[str, ...]:
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise ClassNamesError(
+            f"expected class_names as a sequence of str, got {type(names).__name__}: {names!r:.80}"
+        )
+    names = tuple(names)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise ClassNamesError(
+            f"expected every class name to be a str, got {wrong[0]!r} ({type(wrong[0]).__name__})."
+        )
+    names = tuple(str(name) for name in names)
+    if not check:
+        return names
+    if any(not name.strip() for name in names):
+        raise ClassNamesError(f"class name {[n.strip() for n in names].index('')} is empty.")
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ClassNamesError(f"class_names must differ from each other, got twice: {doubled}.")
+    if len(names) < 2:
+        raise ClassNamesError(f"expected at least 2 class_names, got {len(names)}.")
+    return names
+
+
+def _short(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return f"{len(names)}: {shown}{', ...' if len(names) > 3 else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCodec:
+    """Between the labels that users write and indices into ``class_names``.
+
+    Parameters
+    ----------
+    class_names : tuple of str
+    kind : {"name", "index"}
+        Whether labels are names or indices into ``class_names``.
+
+    Examples
+    --------
+    >>> from capkit._validation import LabelCodec
+    >>> codec, indices = LabelCodec.from_labels(["dog", None, -1], ("cat", "dog"), n_images=3)
+    >>> indices.tolist(), codec.decode([0, 1]).tolist()
+    ([1, -1, -1], ['cat', 'dog'])
+    """
+
+    class_names: tuple[str, ...]
+    kind: str = "name"
+
+    @classmethod
+    def from_labels(
+        cls, y: Sequence | None, class_names: tuple[str, ...], n_images: int
+    ) -> tuple[LabelCodec, np.ndarray]:
+        """Find the kind of `y` and encode it.
+
+        Parameters
+        ----------
+        y : sequence of length n_images or None
+            Names or indices into `class_names`; -1 or None (NaN in an array of floats) marks an
+            unlabeled image.
+        class_names : tuple of str
+        n_images : int
+
+        Returns
+        -------
+        codec : LabelCodec
+        indices : ndarray of shape (n_images,), dtype int64
+            -1 where unlabeled.
+
+        Raises
+        ------
+        LabelError
+            If the length is wrong, names and indices are mixed, or a label is no class.
+        """
+        if y is None:
+            return cls(class_names), np.full(n_images, UNLABELED, dtype=np.int64)
+        labels = _label_list(y)
+        if len(labels) != n_images:
+            raise LabelError(f"expected a label for each of {n_images} images, got {len(labels)}.")
+        kind = _kind_of(labels)
+        codec = cls(class_names, kind or "name")
+        return codec, codec.encode(labels)
+
+    @classmethod
+    def kind_only(cls, y: Sequence | None, class_names: tuple[str, ...]) -> LabelCodec:
+        """Codec in the kind of `y`, whose values are not otherwise looked at.
+
+        Parameters
+        ----------
+        y : sequence or None
+        class_names : tuple of str
+
+        Returns
+        -------
+        LabelCodec
+        """
+        kind = None if y is None else _kind_of(_label_list(y))
+        return cls(class_names, kind or "name")
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Labels of all classes, sorted as scikit-learn's ``classes_`` are, shape (n_classes,)."""
+        if self.kind == "index":
+            return np.arange(len(self.class_names))
+        return np.sort(np.array(self.class_names))
+
+    @property
+    def column_order(self) -> np.ndarray:
+        """Index into ``class_names`` of each of :attr:`classes`, shape (n_classes,)."""
+        if self.kind == "index":
+            return np.arange(len(self.class_names))
+        return np.argsort(np.array(self.class_names))
+
+    def encode(self, y: Sequence) -> np.ndarray:
+        """Indices into ``class_names`` of labels; -1 where unlabeled.
+
+        Parameters
+        ----------
+        y : sequence of length n
+
+        Returns
+        -------
+        ndarray of shape (n,), dtype int64
+
+        Raises
+        ------
+        LabelError
+            If a label is no class.
+        """
+        position = {name: index for index, name in enumerate(self.class_names)}
+        n_classes = len(self.class_names)
+        indices = np.empty(len(y), dtype=np.int64)
+        for row, label in enumerate(_label_list(y)):
+            if is_unlabeled(label):
+                indices[row] = UNLABELED
+            elif self.kind == "name" and label in position:
+                indices[row] = position[label]
+            elif self.kind == "index" and _is_index(label) and 0 <= label < n_classes:
+                indices[row] = int(label)
+            else:
+                raise LabelError(
+                    f"label {label!r} of image {row} is no class: expected "
+                    + (
+                        f"one of {_short(self.class_names)}"
+                        if self.kind == "name"
+                        else f"an index from 0 to {n_classes - 1} into class_names"
+                    )
+                    + ", or -1 or None for an unlabeled image."
+                )
+        return indices
+
+    def decode(self, indices: Sequence[int]) -> np.ndarray:
+        """Labels of the kind that users wrote, from indices into ``class_names``.
+
+        Parameters
+        ----------
+        indices : array-like of shape (n,)
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        return indices if self.kind == "index" else np.array(self.class_names)[indices]
+
+
+def is_unlabeled(label: object) -> bool:
+    """Whether a label is -1, None or NaN: an unlabeled image.
+
+    Parameters
+    ----------
+    label : object
+
+    Returns
+    -------
+    bool
+    """
+    if label is None:
+        return True
+    if isinstance(label, str):
+        return label == "-1"  # what numpy makes of -1 in an array of strings
+    return isinstance(label, Real) and (label == UNLABELED or label != label)
+
+
+def _label_list(y: Sequence) -> list:
+    if isinstance(y, (str, bytes)) or not hasattr(y, "__len__"):
+        raise LabelError(f"expected y as a sequence of labels, got {y!r:.80}.")
+    array = np.asarray(y) if hasattr(y, "__array__") else None
+    if array is not None and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array is not None and array.ndim != 1:
+        raise LabelError(f"expected y of one dimension, got shape {array.shape}.")
+    return list(y) if array is None else array.tolist()
+
+
+def _is_index(label: object) -> bool:
+    if isinstance(label, bool):
+        return False
+    return isinstance(label, Integral) or (isinstance(label, Real) and float(label).is_integer())
+
+
+def _kind_of(labels: list) -> str | None:
+    kinds = set()
+    for label in labels:
+        if is_unlabeled(label):
+            continue
+        if isinstance(label, str):
+            kinds.add("name")
+        elif _is_index(label):
+            kinds.add("index")
+        else:
+            raise LabelError(
+                f"label {label!r} ({type(label).__name__}) is neither a class name nor an index "
+                "into class_names."
+            )
+    if len(kinds) > 1:
+        raise LabelError("y mixes class names and indices into class_names: use one of them.")
+    return kinds.pop() if kinds else None

@@ -1,0 +1,134 @@
+"""Errors and warnings of capkit; each inherits the builtin that fits."""
+
+from __future__ import annotations
+
+from sklearn.exceptions import NotFittedError
+
+__all__ = [
+    "BackboneError",
+    "BackboneMismatchError",
+    "BackboneNotFoundError",
+    "CacheError",
+    "CapkitError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "ClassNamesError",
+    "DescriberAnswerError",
+    "DescriberConnectionError",
+    "DescriberError",
+    "DescriberModelError",
+    "DescriberTimeoutError",
+    "ImageReadError",
+    "LabelError",
+    "NoConfidentPredictionWarning",
+    "NotFittedError",
+    "OutOfMemoryError",
+    "SkippedImagesWarning",
+    "TrainingDivergedError",
+    "TrainingInterrupted",
+    "UnsupportedBackboneError",
+]
+
+
+class CapkitError(Exception):
+    """Base of every error that capkit raises itself."""
+
+
+class ClassNamesError(CapkitError, ValueError):
+    """The class names are missing, doubled, or cannot belong to these images."""
+
+
+class LabelError(CapkitError, ValueError):
+    """A label is not one of the class names, or the paradigm cannot use these labels."""
+
+
+class ImageReadError(CapkitError, OSError):
+    """An image could not be read.
+
+    Attributes
+    ----------
+    index : int
+        Position of the image in the input.
+    name : str
+        Its path, or a description of what was given.
+    """
+
+    def __init__(self, index: int, name: str, reason: object):
+        super().__init__(index, name, reason)
+        self.index = index
+        self.name = name
+        self.reason = str(reason)
+
+    def __str__(self) -> str:
+        return (
+            f"image {self.index} ({self.name}) could not be read: {self.reason}. "
+            "Mend or remove it, or pass on_error='skip' to leave such images out."
+        )
+
+
+class BackboneError(CapkitError, RuntimeError):
+    """A vision-language model could not be loaded or used."""
+
+
+class BackboneNotFoundError(BackboneError, LookupError):
+    """No backbone of this name exists, or its weights cannot be reached."""
+
+
+class BackboneMismatchError(BackboneError, ValueError):
+    """Weights, configuration or a saved model belong to another backbone."""
+
+
+class UnsupportedBackboneError(BackboneError, TypeError):
+    """Prompts cannot enter this architecture."""
+
+
+class CacheError(CapkitError, OSError):
+    """The feature cache on disk could not be read or written."""
+
+
+class DescriberError(CapkitError, RuntimeError):
+    """A describer could not give descriptions of a class."""
+
+
+class DescriberConnectionError(DescriberError, ConnectionError):
+    """The server that answers the describer cannot be reached."""
+
+
+class DescriberModelError(DescriberError, LookupError):
+    """The language model is not available on the server."""
+
+
+class DescriberTimeoutError(DescriberError, TimeoutError):
+    """The language model did not answer in time."""
+
+
+class DescriberAnswerError(DescriberError, ValueError):
+    """The answer is empty or not what was asked for."""
+
+
+class TrainingDivergedError(CapkitError, ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class TrainingInterrupted(CapkitError, KeyboardInterrupt):
+    """Training was interrupted; the estimator is not fitted."""
+
+
+class OutOfMemoryError(CapkitError, MemoryError):
+    """A step did not fit into the memory of the device."""
+
+
+class CheckpointError(CapkitError, OSError):
+    """A training checkpoint could not be written or read."""
+
+
+class CheckpointMismatchError(CheckpointError, ValueError):
+    """A checkpoint belongs to other data, classes, parameters or another backbone."""
+
+
+class NoConfidentPredictionWarning(UserWarning):
+    """No image passes the confidence threshold tau."""
+
+
+class SkippedImagesWarning(UserWarning):
+    """Images that could not be read were left out."""

@@ -1,0 +1,253 @@
+"""The value that flows through capkit's stages: images and classes in one feature space."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import softmax
+
+if TYPE_CHECKING:
+    from capkit.images import ImageSource
+
+__all__ = ["AlignmentResult", "ConceptSpace", "MarginResult", "MismatchResult"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MismatchResult:
+    """What :class:`~capkit.MismatchDetector` adds to a :class:`ConceptSpace`.
+
+    Attributes
+    ----------
+    mismatched : ndarray of shape (n_mismatched,), dtype int64
+        Indices of the mismatched classes, ascending.
+    class_centers : ndarray of shape (n_classes, n_features), dtype float32
+        Unit-norm centre of the image cluster that is each class's: the matched one, or for the
+        classes that are left the one that a linear assignment pairs with it.
+    """
+
+    mismatched: np.ndarray
+    class_centers: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AlignmentResult:
+    """What :class:`~capkit.ConceptAligner` adds to a :class:`ConceptSpace`.
+
+    Attributes
+    ----------
+    zero_shot_text_features : ndarray of shape (n_classes, n_features), dtype float32
+        The text features before the alignment.
+    shift : ndarray of shape (n_classes, n_features), dtype float32
+        For classes that were aligned without a text: aligned minus zero-shot text feature.
+        Zero elsewhere. Prompt tuning adds it to what the text tower gives.
+    aligned : ndarray of shape (n_aligned,), dtype int64
+        Indices of the classes whose text feature was replaced, ascending.
+    descriptions : mapping of str to str
+        The chosen description of each class that was aligned by a text.
+    """
+
+    zero_shot_text_features: np.ndarray
+    shift: np.ndarray
+    aligned: np.ndarray
+    descriptions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MarginResult:
+    """What :class:`~capkit.MarginCalibrator` adds to a :class:`ConceptSpace`.
+
+    Attributes
+    ----------
+    margin_matrix : ndarray of shape (n_classes, n_classes), dtype float32
+        ``M[i, j]``, added to the logit of class j for a sample of class i (method, section 2).
+    calibrator : MarginCalibrator
+        An unfitted clone of the calibrator, which training refits every epoch.
+    """
+
+    margin_matrix: np.ndarray
+    calibrator: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ConceptSpace:
+    """Images and classes as features of one vision-language model; immutable.
+
+    Every stage takes a ``ConceptSpace`` and returns a new one. It behaves as the array of its
+    image features (``__array__``, ``shape``, ``len``, row indexing), so that any scikit-learn
+    step can stand behind a stage.
+
+    Parameters
+    ----------
+    image_features : array-like of shape (n_images, n_features)
+        ``Z``, unit rows.
+    text_features : array-like of shape (n_classes, n_features)
+        ``W``, unit rows.
+    class_names : sequence of str of length n_classes
+    logit_scale : float, default=100.0
+        ``s``, the factor between cosine similarities and logits.
+    images : ImageSource or None, default=None
+        Lazy handle on the images behind the rows. Needed to train prompts.
+    rows : array-like of shape (n_images,) or None, default=None
+        Position of each row in the input that was encoded; None means ``0 .. n_images - 1``.
+        They differ where unreadable images were skipped.
+    prompts : sequence of str of length n_classes or None, default=None
+        The text behind each class's feature.
+    backbone : str or None, default=None
+        Name that :func:`capkit.backbones.load_backbone` takes.
+    backbone_id : str or None, default=None
+        Fingerprint of the backbone's configuration and weights.
+    mismatch : MismatchResult or None, default=None
+    alignment : AlignmentResult or None, default=None
+    margin : MarginResult or None, default=None
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit import ConceptSpace
+    >>> space = ConceptSpace(np.eye(3, 2), np.eye(2), ["cat", "dog"])
+    >>> space
+    ConceptSpace(n_images=3, n_classes=2, n_features=2)
+    >>> space[:2].predict().tolist()
+    [0, 1]
+    """
+
+    image_features: np.ndarray
+    text_features: np.ndarray
+    class_names: tuple[str, ...]
+    logit_scale: float = 100.0
+    images: ImageSource | None = None
+    rows: np.ndarray | None = None
+    prompts: tuple[str, ...] | None = None
+    backbone: str | None = None
+    backbone_id: str | None = None
+    mismatch: MismatchResult | None = None
+    alignment: AlignmentResult | None = None
+    margin: MarginResult | None = None
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # the dataclass is frozen
+        set_field(self, "image_features", _read_only(self.image_features, np.float32))
+        set_field(self, "text_features", _read_only(self.text_features, np.float32))
+        set_field(self, "class_names", tuple(str(name) for name in self.class_names))
+        set_field(self, "logit_scale", float(self.logit_scale))
+        if self.prompts is not None:
+            set_field(self, "prompts", tuple(self.prompts))
+        if self.rows is not None:
+            set_field(self, "rows", _read_only(self.rows, np.int64))
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        if self.image_features.ndim != 2 or self.text_features.ndim != 2:
+            raise ValueError(
+                "expected image_features and text_features of two dimensions, got shapes "
+                f"{self.image_features.shape} and {self.text_features.shape}"
+            )
+        if self.image_features.shape[1] != self.text_features.shape[1]:
+            raise ValueError(
+                "image and text features must have the same width, got "
+                f"{self.image_features.shape[1]} and {self.text_features.shape[1]}: "
+                "they come from different models"
+            )
+        n_images, n_classes = len(self.image_features), len(self.text_features)
+        expected = {
+            "class_names": n_classes,
+            "prompts": n_classes,
+            "images": n_images,
+            "rows": n_images,
+        }
+        for field, length in expected.items():
+            value = getattr(self, field)
+            if value is not None and len(value) != length:
+                raise ValueError(f"expected {field} of length {length}, got {len(value)}")
+
+    # -- the array that scikit-learn's steps see
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_images, n_features)."""
+        return self.image_features.shape
+
+    @property
+    def ndim(self) -> int:
+        """2, as of the image features."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32, as of the image features."""
+        return self.image_features.dtype
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes ``C``."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.image_features)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.image_features)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        if copy:
+            return np.array(self.image_features, dtype=dtype, copy=True)
+        return np.asarray(self.image_features, dtype=dtype)
+
+    def __getitem__(self, key):
+        """Rows as a ConceptSpace; one integer or a column selection as the array's values."""
+        if isinstance(key, tuple):
+            if len(key) == 2 and (key[1] is Ellipsis or _is_full_slice(key[1])):
+                key = key[0]
+            else:
+                return self.image_features[key]
+        if isinstance(key, (int, np.integer)):
+            return self.image_features[key]
+        if isinstance(key, list) and not key:
+            key = np.empty(0, dtype=np.intp)
+        positions = np.arange(len(self))[key]
+        return dataclasses.replace(
+            self,
+            image_features=self.image_features[positions],
+            images=None if self.images is None else self.images.take(positions),
+            rows=positions if self.rows is None else self.rows[positions],
+        )
+
+    def __repr__(self) -> str:
+        done = [name for name in ("mismatch", "alignment", "margin") if getattr(self, name)]
+        stages = f", stages={done}" if done else ""
+        return (
+            f"ConceptSpace(n_images={len(self)}, n_classes={self.n_classes}, "
+            f"n_features={self.shape[1]}{stages})"
+        )
+
+    # -- the zero-shot classifier that the space is
+
+    def logits(self) -> np.ndarray:
+        """``s * Z @ W.T``, shape (n_images, n_classes), float32."""
+        return self.logit_scale * (self.image_features @ self.text_features.T)
+
+    def predict_proba(self) -> np.ndarray:
+        """Softmax of :meth:`logits` over the classes, shape (n_images, n_classes), float32."""
+        return softmax(self.logits(), axis=1)
+
+    def predict(self) -> np.ndarray:
+        """Index of the most similar class of each image, shape (n_images,), int64."""
+        return self.logits().argmax(axis=1).astype(np.int64)
+
+
+def _read_only(values: Sequence | np.ndarray, dtype) -> np.ndarray:
+    array = np.asarray(values, dtype=dtype).view()
+    array.flags.writeable = False
+    return array
+
+
+def _is_full_slice(key: object) -> bool:
+    return isinstance(key, slice) and key == slice(None)
