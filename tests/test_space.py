@@ -1,0 +1,107 @@
+"""ConceptSpace: an array of image features that knows its classes."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.utils import _safe_indexing
+
+from capkit import ConceptSpace
+
+
+@pytest.fixture
+def space():
+    images = np.array([[1, 0], [0, 1], [0.6, 0.8], [0.8, 0.6]])
+    return ConceptSpace(images, np.eye(2), ["cat", "dog"], logit_scale=10.0, images=list("abcd"))
+
+
+class Handle(list):
+    """The two methods of an ImageSource that the space needs."""
+
+    def take(self, positions):
+        return Handle(self[i] for i in positions)
+
+
+def test_arrays_are_read_only_and_the_callers_stay_writable():
+    features = np.eye(2, dtype=np.float32)
+    space = ConceptSpace(features, np.eye(2), ["cat", "dog"])
+    with pytest.raises(ValueError, match="read-only"):
+        space.image_features[0, 0] = 5
+    features[0, 0] = 5
+
+
+def test_array_protocol_gives_the_image_features(space):
+    assert space.shape == (4, 2) and len(space) == 4 and space.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(space), space.image_features)
+    copied = np.array(space)
+    copied[0] = 7
+    assert space.image_features[0, 0] == 1
+    assert np.asarray(space, dtype=np.float64).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "key",
+    [slice(1, 3), [2, 0], np.array([2, 0]), np.array([True, False, False, True]), [], slice(0, 0)],
+    ids=str,
+)
+def test_rows_index_like_an_array(key):
+    images = np.arange(8.0).reshape(4, 2)
+    space = ConceptSpace(images, np.eye(2), ["cat", "dog"], images=Handle("abcd"))
+    part = space[key]
+    expected = images[key] if len(np.shape(key)) == 0 or len(key) else images[:0]
+    np.testing.assert_array_equal(part.image_features, expected)
+    np.testing.assert_array_equal(part.rows, np.arange(4)[key] if len(expected) else [])
+    assert [ord(item) - ord("a") for item in part.images] == part.rows.tolist()
+    assert part.class_names == space.class_names
+
+
+def test_row_numbers_survive_a_second_selection(space):
+    bare = ConceptSpace(space.image_features, space.text_features, space.class_names)
+    np.testing.assert_array_equal(bare[[3, 1, 0]][1:].rows, [1, 0])
+
+
+def test_an_integer_and_columns_give_values_of_the_array(space):
+    np.testing.assert_array_equal(space[1], [0, 1])
+    np.testing.assert_array_equal(space[:, 0], space.image_features[:, 0])
+    np.testing.assert_array_equal(list(space)[2], space.image_features[2])
+
+
+def test_scikit_learn_takes_rows_of_it():
+    space = ConceptSpace(np.eye(3, 2), np.eye(2), ["cat", "dog"])
+    part = _safe_indexing(space, np.array([2, 0]))
+    assert isinstance(part, ConceptSpace)
+    np.testing.assert_array_equal(part.rows, [2, 0])
+
+
+def test_prediction_is_the_softmax_of_scaled_cosines(space):
+    np.testing.assert_allclose(space.logits()[2], [6, 8], rtol=1e-6)
+    np.testing.assert_allclose(
+        space.predict_proba()[2], [1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))], rtol=1e-5
+    )
+    assert space.predict().tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_features": np.eye(3)}, "same width, got 2 and 3"),
+        ({"class_names": ["cat"]}, "class_names of length 2, got 1"),
+        ({"prompts": ["a", "b", "c"]}, "prompts of length 2, got 3"),
+        ({"image_features": np.ones(2)}, "two dimensions"),
+        ({"rows": [1]}, "rows of length 4, got 1"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(change, message):
+    arguments = {
+        "image_features": np.ones((4, 2)),
+        "text_features": np.eye(2),
+        "class_names": ["cat", "dog"],
+    }
+    with pytest.raises(ValueError, match=message):
+        ConceptSpace(**(arguments | change))
+
+
+def test_pickle_round_trip(space):
+    again = pickle.loads(pickle.dumps(space))
+    np.testing.assert_array_equal(again.image_features, space.image_features)
+    assert again.class_names == space.class_names and again.logit_scale == space.logit_scale
