@@ -1,0 +1,47 @@
+"""Fixtures that several test modules share."""
+
+import json
+
+import pytest
+import torch
+
+# The suite runs on few cores next to other work; more threads than that only contend.
+torch.set_num_threads(2)
+
+RANDOM_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 49408,
+        "width": 32,
+        "heads": 2,
+        "layers": 3,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def random_backbone(tmp_path_factory) -> str:
+    """Path of a tiny, randomly initialised CLIP, which every ``backbone=`` parameter takes."""
+    from open_clip.model import CLIP
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIP(**RANDOM_CLIP)
+    folder = tmp_path_factory.mktemp("random_backbone")
+    config = {
+        "model_cfg": RANDOM_CLIP,
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    }
+    (folder / "random.json").write_text(json.dumps(config))
+    torch.save(model.state_dict(), folder / "random.pt")
+    return str(folder / "random.pt")
+
+
+@pytest.fixture(scope="session")
+def planted_space():
+    """Space of a planted problem, two of whose classes have a text far from their images."""
+    from capkit.datasets import make_concept_space
+
+    return make_concept_space(random_state=0).space
