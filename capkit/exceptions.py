@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from sklearn.exceptions import NotFittedError
 
 __all__ = [
@@ -87,7 +90,16 @@ class CacheError(CapkitError, OSError):
 
 
 class DescriberError(CapkitError, RuntimeError):
-    """A describer could not give descriptions of a class."""
+    """A describer could not give descriptions of a class.
+
+    Attributes
+    ----------
+    descriptions : mapping of str to list of str
+        What was there already when it failed, by class; :func:`~capkit.describers.save_descriptions`
+        takes it.
+    """
+
+    descriptions: Mapping[str, list[str]] = MappingProxyType({})
 
 
 class DescriberConnectionError(DescriberError, ConnectionError):

@@ -1,0 +1,20 @@
+"""Where descriptions of classes come from: a language model, a table, or any callable.
+
+A describer is any callable ``(class_name, n) -> list of str``; one that can answer for many
+classes at once also has ``describe(class_names, n) -> dict``. :func:`describe_classes` asks
+either kind and cleans what it says: whoever wrote it, it is data.
+"""
+
+from capkit.describers.asking import Describer, clean_descriptions, describe_classes
+from capkit.describers.ollama import OllamaDescriber
+from capkit.describers.table import TableDescriber, load_descriptions, save_descriptions
+
+__all__ = [
+    "Describer",
+    "OllamaDescriber",
+    "TableDescriber",
+    "clean_descriptions",
+    "describe_classes",
+    "load_descriptions",
+    "save_descriptions",
+]

@@ -1,0 +1,176 @@
+"""A small server on loopback that speaks the part of Ollama's REST protocol that capkit uses.
+
+It knows no language model: it answers every well-formed question with texts made of the class
+name, and can be told to fail in the ways in which real servers and models do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+DIGEST = "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72"
+
+
+class OllamaServer:
+    """Serves between ``__enter__`` and ``__exit__``.
+
+    Attributes
+    ----------
+    host : str
+        Address for the client.
+    models : dict of str to str
+        Name and digest of each model that is "pulled".
+    questions : list of dict
+        Body of every request to ``/api/chat``, in order of arrival.
+    most_at_once : int
+        Largest number of chat requests that were under way at the same time.
+    meeting : threading.Barrier or None
+        Every chat request waits there for the others, so that their number is no accident.
+    """
+
+    def __init__(self):
+        self.models = {"llama3.2:latest": DIGEST}
+        self.questions = []
+        self.most_at_once = 0
+        self.meeting = None
+        self._faults = []
+        self._class_faults = {}
+        self._under_way = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    def __enter__(self):
+        server = self
+
+        class Handler(_Handler):
+            ollama = server
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.host = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._closing.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def fail_next(self, *faults: str) -> None:
+        """Fail at the next chat requests, one fault each; see ``_Handler.fail``."""
+        self._faults.extend(faults)
+
+    def fail_for(self, class_name: str, fault: str) -> None:
+        """Fail at every chat request about a class."""
+        self._class_faults[class_name] = fault
+
+    def take_fault(self, class_name: str) -> str | None:
+        with self._lock:
+            if class_name in self._class_faults:
+                return self._class_faults[class_name]
+            return self._faults.pop(0) if self._faults else None
+
+    def begin(self, question: dict) -> None:
+        with self._lock:
+            self.questions.append(question)
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
+        if self.meeting is not None:
+            self.meeting.wait()
+
+    def end(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    ollama: OllamaServer
+
+    def log_message(self, *arguments):
+        """Keep the tests' output clean."""
+
+    def do_GET(self):
+        if self.path != "/api/tags":
+            return self.reply(404, {"error": "not found"})
+        models = [
+            {"name": name, "model": name, "digest": digest, "size": 2019393189}
+            for name, digest in self.ollama.models.items()
+        ]
+        return self.reply(200, {"models": models})
+
+    def do_POST(self):
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/api/chat":
+            return self.reply(404, {"error": "not found"})
+        self.ollama.begin(question)
+        try:
+            self.chat(question)
+        finally:
+            self.ollama.end()
+
+    def chat(self, question):
+        model = question["model"]
+        if not {model, f"{model}:latest"} & set(self.ollama.models):
+            return self.reply(404, {"error": f"model '{model}' not found"})
+        if question.get("stream", True) or not isinstance(question.get("format"), dict):
+            return self.reply(400, {"error": "expected a JSON schema and no stream"})
+        class_name = json.loads(re.search(r'"[^"]*"', question["messages"][-1]["content"])[0])
+        fault = self.ollama.take_fault(class_name)
+        if fault is not None:
+            return self.fail(fault, model)
+        n = question["format"]["properties"]["descriptions"]["maxItems"]
+        texts = [f"{class_name} seen from side {i}" for i in range(n)]
+        return self.answer(model, json.dumps({"descriptions": texts}))
+
+    def fail(self, fault, model):
+        if fault.isdigit():
+            self.reply(int(fault), {"error": "the model runner has stopped"})
+        elif fault == "hang":
+            self.ollama._closing.wait()
+        elif fault == "hang up":
+            self.close_connection = True
+        elif fault == "broken protocol":
+            self.send(200, b"<html>It works!</html>")
+        elif fault == "broken JSON":
+            self.answer(model, '{"descriptions": ["a blue')
+        elif fault == "cut off":
+            self.answer(model, '{"descriptions": ["a blue', done_reason="length")
+        elif fault == "wrong layout":
+            self.answer(model, '{"visual_features": ["a blue band"]}')
+        elif fault == "wrong type":
+            self.answer(model, '{"descriptions": [1, 2]}')
+        elif fault == "no texts":
+            self.answer(model, '{"descriptions": [" ", ""]}')
+        elif fault == "empty":
+            self.answer(model, "")
+        else:
+            raise ValueError(f"unknown fault {fault!r}")
+
+    def answer(self, model, content, done_reason="stop"):
+        message = {"role": "assistant", "content": content}
+        created = "2026-01-01T00:00:00Z"
+        self.reply(
+            200,
+            {
+                "model": model,
+                "created_at": created,
+                "message": message,
+                "done": True,
+                "done_reason": done_reason,
+            },
+        )
+
+    def reply(self, status, body):
+        self.send(status, json.dumps(body).encode())
+
+    def send(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
