@@ -1,0 +1,196 @@
+"""A frozen vision-language model: preprocessing and both towers behind one small interface."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch.nn import functional
+from torchvision.transforms import Compose
+
+__all__ = ["Backbone"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """Frozen CLIP-like model in float32 and evaluation mode.
+
+    Get one from :func:`~capkit.backbones.load_backbone`. A backbone is pickled and copied as its
+    name: the copy is the model that the process has loaded already.
+
+    Parameters
+    ----------
+    name : str
+        Name that :func:`~capkit.backbones.load_backbone` takes.
+    identity : str
+        SHA-256 fingerprint, in hexadecimal, of the configuration and the weights.
+    model : nn.Module
+        An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa``.
+    tokenizer : callable
+        An open_clip tokenizer: list of str to (n, context_length) int64.
+    preprocess : open_clip.transform.PreprocessCfg
+        Size, interpolation, way of resizing, and mean and deviation of each channel.
+    embed_dim : int
+        Width ``d`` of the features.
+    device : torch.device
+        Where the model is.
+    """
+
+    name: str
+    identity: str
+    model: Any  # mypy takes an nn.Module's attributes for tensors
+    tokenizer: Any
+    preprocess: PreprocessCfg
+    embed_dim: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False).float().to(self.device)
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return _reload, (self.name, str(self.device))
+
+    def __repr__(self) -> str:
+        return f"Backbone({self.name!r}, device={str(self.device)!r})"
+
+    @property
+    def image_size(self) -> int:
+        """Height and width ``S`` of the images that the model takes, in pixels."""
+        size = self.preprocess.size
+        return size if isinstance(size, int) else size[0]
+
+    @property
+    def context_length(self) -> int:
+        """Number of tokens that a text is padded or cut to."""
+        return self.tokenizer.context_length
+
+    @cached_property
+    def logit_scale(self) -> float:
+        """``s``, the factor between cosine similarities and logits; about 100 for CLIP."""
+        return float(self.model.logit_scale.exp())
+
+    @cached_property
+    def _resize_and_crop(self) -> Compose:
+        # open_clip's own steps, but for the last two: to a tensor, and normalise
+        steps = image_transform_v2(self.preprocess, is_train=False).transforms
+        return Compose(steps[:-2])
+
+    @cached_property
+    def _mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+            for values in (self.preprocess.mean, self.preprocess.std)
+        )
+        return mean, std
+
+    def to_pixels(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop an image as the model's own preprocessing does, and nothing else.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Of mode "RGB".
+
+        Returns
+        -------
+        ndarray of shape (S, S, 3), dtype uint8
+        """
+        if image.size != (self.image_size, self.image_size):
+            image = self._resize_and_crop(image)
+        return np.asarray(image)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Scale pixels to [0, 1] and subtract and divide by the channels' mean and deviation.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (n, 3, S, S), dtype uint8
+
+        Returns
+        -------
+        Tensor of shape (n, 3, S, S), dtype float32
+            On the model's device.
+
+        Raises
+        ------
+        ValueError
+            If the pixels have another shape or dtype.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if tuple(pixels.shape[1:]) != expected or pixels.dtype != torch.uint8:
+            raise ValueError(
+                f"expected pixels of shape (n, {', '.join(map(str, expected))}) and dtype uint8, "
+                f"got {tuple(pixels.shape)} and {pixels.dtype}"
+            )
+        mean, std = self._mean_and_std
+        scaled = pixels.to(self.device, torch.float32).div_(255)
+        return scaled.sub_(mean).div_(std)
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Turn texts into token numbers; what is longer than the context is cut.
+
+        Parameters
+        ----------
+        texts : sequence of str of length n
+
+        Returns
+        -------
+        Tensor of shape (n, context_length), dtype int64
+            On the CPU.
+        """
+        return self.tokenizer(list(texts))
+
+    @torch.no_grad()
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features of images, in one pass.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (n, 3, S, S), dtype uint8
+
+        Returns
+        -------
+        Tensor of shape (n, d), dtype float32
+            Unit rows, on the model's device.
+        """
+        return _unit_rows(self.model.encode_image(self.normalize(pixels)))
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> torch.Tensor:
+        """Features of texts.
+
+        Parameters
+        ----------
+        texts : sequence of str of length n
+        batch_size : int, default=256
+            Number of texts in one pass.
+
+        Returns
+        -------
+        Tensor of shape (n, d), dtype float32
+            Unit rows, on the model's device.
+        """
+        if not len(texts):
+            return torch.empty(0, self.embed_dim, device=self.device)
+        tokens = self.tokenize(texts)
+        parts = [
+            _unit_rows(self.model.encode_text(part.to(self.device)))
+            for part in tokens.split(batch_size)
+        ]
+        return torch.cat(parts)
+
+
+def _unit_rows(features: torch.Tensor) -> torch.Tensor:
+    return functional.normalize(features.float(), dim=-1)
+
+
+def _reload(name: str, device: str) -> Any:
+    from capkit.backbones.registry import load_backbone  # which builds Backbones
+
+    return load_backbone(name, device=device)

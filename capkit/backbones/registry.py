@@ -1,0 +1,351 @@
+"""Finding backbones by name, and loading each of them once per process."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capkit.backbones.checkpoint import SUFFIXES
+from capkit.exceptions import BackboneError, BackboneMismatchError, BackboneNotFoundError
+
+if TYPE_CHECKING:
+    import torch
+
+    from capkit.backbones.backbone import Backbone
+    from capkit.backbones.loading import BackboneFiles
+
+__all__ = ["list_backbones", "load_backbone", "resolve_device"]
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+PREFERRED = "ViT-B-32/openai"
+EMBEDDED = "glyph"
+
+_EMBEDDED_FILES = {EMBEDDED: Path(__file__).parent / "weights" / "glyph.safetensors"}
+_PROBE_SECONDS = 3.0
+
+_lock = threading.RLock()
+_loaded: dict[tuple, Backbone] = {}
+
+
+def load_backbone(
+    name: str | os.PathLike = AUTO,
+    *,
+    device: str | torch.device = "auto",
+    cache_dir: str | os.PathLike | None = None,
+) -> Backbone:
+    """Load a frozen vision-language model by name, once per process.
+
+    Parameters
+    ----------
+    name : str or path, default="auto"
+        - ``"MODEL/TAG"``, any pretrained model of open_clip (``"ViT-B-32/openai"``), which
+          open_clip downloads on first use;
+        - the path of a local checkpoint (``.safetensors``, ``.pt``, ``.pth``, ``.bin``) with its
+          JSON configuration beside it: ``NAME.json`` or ``open_clip_config.json``;
+        - ``"glyph"``, the small model of printed characters that comes with capkit;
+        - ``"auto"``: OpenAI's ViT-B/32 where its weights are in the local cache or can be
+          fetched, else ``"glyph"`` with a warning.
+    device : str or torch.device, default="auto"
+        ``"auto"`` is CUDA where there is a device, else the CPU.
+    cache_dir : path or None, default=None
+        Folder for downloaded weights; None means open_clip's own default.
+
+    Returns
+    -------
+    Backbone
+        The same object whenever the same model is asked for on the same device.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If there is no such backbone, or its weights cannot be fetched.
+    BackboneMismatchError
+        If weights and configuration do not belong together.
+    BackboneError
+        If the checkpoint is damaged, or the device is not there.
+
+    Examples
+    --------
+    >>> from capkit.backbones import load_backbone
+    >>> backbone = load_backbone("glyph", device="cpu")
+    >>> backbone.name, backbone.image_size
+    ('glyph', 32)
+    """
+    device = resolve_device(device)
+    name = os.fspath(name)
+    with _lock:
+        if name != AUTO:
+            return _load_named(name, device, cache_dir)
+        reason = _why_not_preferred(None if cache_dir is None else os.fspath(cache_dir))
+        if reason is None:
+            try:
+                return _load_named(PREFERRED, device, cache_dir)
+            except BackboneNotFoundError as error:
+                reason = str(error)
+        warnings.warn(_fallback_message(reason), UserWarning, stacklevel=2)
+        return _load_named(EMBEDDED, device, None)
+
+
+def list_backbones() -> list[str]:
+    """Names that :func:`load_backbone` takes, local checkpoints aside.
+
+    Returns
+    -------
+    list of str
+        ``"auto"``, the embedded models, and every ``"MODEL/TAG"`` of open_clip.
+    """
+    from open_clip import list_pretrained  # takes seconds to import
+
+    return [AUTO, *_EMBEDDED_FILES, *(f"{model}/{tag}" for model, tag in list_pretrained())]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn ``"auto"`` or a name into a device that is there.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, ...
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    BackboneError
+        If the device is not available.
+    ValueError
+        If torch knows no such device.
+    """
+    import torch
+
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"expected device 'auto' or one that torch knows ('cpu', 'cuda', 'cuda:1', 'mps'), "
+            f"got {device!r}"
+        ) from error
+    try:
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BackboneError(
+            f"device {str(resolved)!r} is not available here: {error}. "
+            "Pass device='auto' to use what is there."
+        ) from error
+    return resolved
+
+
+def _load_named(name: str, device: torch.device, cache_dir: str | os.PathLike | None) -> Backbone:
+    from capkit.backbones.loading import build_backbone
+
+    path = _checkpoint_path(name)
+    version = (name, cache_dir) if path is None else _version(path)
+    key = (version, str(device))
+    if key not in _loaded:
+        if path is None:
+            files = _find_pretrained(name, cache_dir)
+        else:
+            files = _find_local(name if name in _EMBEDDED_FILES else str(path), path)
+        logger.info("loading backbone %s from %s", files.name, files.weights)
+        _loaded[key] = build_backbone(files, device)
+    return _loaded[key]
+
+
+def _checkpoint_path(name: str) -> Path | None:
+    """File that `name` stands for, or None if it can only be open_clip's."""
+    if name in _EMBEDDED_FILES:
+        return _EMBEDDED_FILES[name]
+    path = Path(name).expanduser()
+    return path.absolute() if path.suffix in SUFFIXES or path.is_file() else None
+
+
+# -- local checkpoints
+
+
+def _version(path: Path) -> tuple:
+    """What tells a checkpoint apart from another one that later stands in its place."""
+    versions = []
+    for file in (path, _config_path(path)):
+        status = file.stat()
+        versions.append((str(file), status.st_size, status.st_mtime_ns))
+    return tuple(versions)
+
+
+def _config_path(path: Path) -> Path:
+    if not path.is_file():
+        raise BackboneNotFoundError(f"there is no checkpoint file {str(path)!r}.")
+    candidates = (path.with_suffix(".json"), path.parent / "open_clip_config.json")
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise BackboneNotFoundError(
+        f"the checkpoint {str(path)!r} has no configuration beside it: expected "
+        f"{candidates[0].name} or {candidates[1].name} in open_clip's layout, "
+        '{"model_cfg": {"embed_dim": ..., "vision_cfg": {...}, "text_cfg": {...}}, '
+        '"preprocess_cfg": {...}}.'
+    )
+
+
+def _find_local(name: str, path: Path) -> BackboneFiles:
+    from capkit.backbones.loading import BackboneFiles
+
+    config_path = _config_path(path)
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneMismatchError(f"{config_path} is not valid JSON: {error}") from error
+    if isinstance(config, dict) and "model_cfg" not in config:
+        config = {"model_cfg": config}  # open_clip's own model_configs/*.json
+    model_cfg = config["model_cfg"] if isinstance(config, dict) else config
+    required = ("embed_dim", "vision_cfg", "text_cfg")
+    missing = [key for key in required if not isinstance(model_cfg, dict) or key not in model_cfg]
+    if missing:
+        raise BackboneMismatchError(
+            f"{config_path} is no configuration of an open_clip model: model_cfg lacks {missing}."
+        )
+    return BackboneFiles(name, config, path)
+
+
+# -- open_clip's pretrained models
+
+
+def _find_pretrained(name: str, cache_dir: str | os.PathLike | None) -> BackboneFiles:
+    from capkit.backbones.loading import BackboneFiles
+
+    model, model_cfg, tag_cfg = _pretrained_config(name)
+    cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+    weights = _cached_weights(tag_cfg, cache_dir) or _fetch_weights(name, tag_cfg, cache_dir)
+    if tag_cfg.get("quick_gelu"):
+        # OpenAI's weights under the plain model name: open_clip would only warn, and then
+        # compute with another activation than the one they were trained with
+        model_cfg["quick_gelu"] = True
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    preprocess_cfg = {key: tag_cfg[key] for key in keys if tag_cfg.get(key) is not None}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    return BackboneFiles(f"{model}/{name.rpartition('/')[2]}", config, weights)
+
+
+def _pretrained_config(name: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+    from open_clip import get_model_config, list_models, list_pretrained_tags_by_model
+    from open_clip.pretrained import get_pretrained_cfg
+
+    model, _, tag = name.rpartition("/")
+    model = model.replace("/", "-")  # "ViT-B/32/openai" is how papers write it
+    tag_cfg = get_pretrained_cfg(model, tag)
+    model_cfg = get_model_config(model)
+    if tag_cfg and model_cfg:
+        return model, model_cfg, tag_cfg
+    for candidate in (model, name.replace("/", "-")):
+        if candidate in list_models():
+            tags = list_pretrained_tags_by_model(candidate)
+            names = ", ".join(f"{candidate}/{known}" for known in tags) or "none"
+            raise BackboneNotFoundError(
+                f"expected a pretrained model 'MODEL/TAG', got {name!r}. Of {candidate} there "
+                f"are: {names}."
+            )
+    raise BackboneNotFoundError(_unknown_message(name))
+
+
+def _unknown_message(name: str) -> str:
+    known = list_backbones()
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=4, cutoff=0.5)
+    meant = " or ".join(repr(by_lower_case[match]) for match in close)
+    return (
+        f"there is no backbone {name!r}."
+        + (f" Did you mean {meant}?" if close else "")
+        + f" Expected 'auto', {', '.join(map(repr, _EMBEDDED_FILES))}, the path of a checkpoint "
+        f"({', '.join(SUFFIXES)}), or one of open_clip's {len(known)} pretrained models "
+        "'MODEL/TAG', such as 'ViT-B-32/openai' or 'ViT-L-14/openai'; "
+        "capkit.backbones.list_backbones() lists them."
+    )
+
+
+def _cached_weights(tag_cfg: Mapping[str, Any], cache_dir: str | None) -> Path | None:
+    """Weights that were downloaded before; looks nowhere but on the disk."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if "file" in tag_cfg:
+        return Path(tag_cfg["file"])
+    repository, filename = os.path.split(tag_cfg.get("hf_hub", ""))
+    for candidate in _hub_files(filename) if repository else ():
+        path = try_to_load_from_cache(repository, candidate, cache_dir=cache_dir)
+        if isinstance(path, str):
+            return Path(path)
+    return None
+
+
+def _hub_files(filename: str) -> tuple[str, ...]:
+    """Names under which a hub repository may hold the weights, in open_clip's order."""
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    if not filename:
+        return HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+    return str(Path(filename).with_suffix(".safetensors")), filename
+
+
+def _fetch_weights(name: str, tag_cfg: Mapping[str, Any], cache_dir: str | None) -> Path:
+    from open_clip.pretrained import download_pretrained
+
+    logger.info("downloading the weights of %s", name)
+    try:
+        return Path(download_pretrained(dict(tag_cfg), cache_dir=cache_dir))
+    except Exception as error:  # the hub, urllib and open_clip each raise their own kinds
+        raise BackboneNotFoundError(
+            f"the weights of {name!r} are not in the local cache and could not be fetched: "
+            f"{error}. Connect to the network once, pass the path of a checkpoint file, or use "
+            f"the embedded model: backbone={EMBEDDED!r}."
+        ) from error
+
+
+# -- "auto"
+
+
+@functools.lru_cache(maxsize=8)
+def _why_not_preferred(cache_dir: str | None) -> str | None:
+    """Why the preferred backbone cannot be had, or None if it can; found out once per process."""
+    _, _, tag_cfg = _pretrained_config(PREFERRED)
+    if _cached_weights(tag_cfg, cache_dir) is not None:
+        return None
+    result = [f"no answer within {_PROBE_SECONDS:.0f} seconds"]
+    # Looking up a host's name blocks beyond every time-out, hence the thread.
+    probe = threading.Thread(target=_probe, args=(tag_cfg, result), daemon=True)
+    probe.start()
+    probe.join(_PROBE_SECONDS)
+    return result[0]
+
+
+def _probe(tag_cfg: Mapping[str, Any], result: list[str | None]) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    repository, filename = os.path.split(tag_cfg["hf_hub"])
+    try:
+        url = hf_hub_url(repository, _hub_files(filename)[0])
+        get_hf_file_metadata(url, timeout=_PROBE_SECONDS)
+        result[0] = None
+    except Exception as error:  # any failure means the same: not reachable
+        result[0] = f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _fallback_message(reason: str) -> str:
+    return (
+        f"backbone='auto': the weights of {PREFERRED!r} are neither in the local cache nor can "
+        f"they be fetched ({reason.rstrip('.')}). Using {EMBEDDED!r}, the small model of printed "
+        "characters that comes with capkit: it reads letters and digits and knows nothing of "
+        "photographs, so results on other images mean nothing. Connect to the network once, pass "
+        f"a checkpoint file, or pass backbone={EMBEDDED!r} if this is what you want."
+    )

@@ -1,0 +1,473 @@
+"""Images and class names as features of one vision-language model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from capkit._validation import resolve_class_names
+from capkit.backbones import load_backbone
+from capkit.base import ConceptStage
+from capkit.exceptions import (
+    BackboneMismatchError,
+    ImageReadError,
+    OutOfMemoryError,
+    SkippedImagesWarning,
+)
+from capkit.feature_store import FeatureStore, open_feature_store
+from capkit.images import ImageSource, read_batches
+from capkit.pixels import PIXELS_VERSION
+from capkit.space import ConceptSpace
+
+if TYPE_CHECKING:
+    from capkit.backbones.backbone import Backbone
+
+__all__ = ["CLIPEncoder", "encode_images", "encode_texts"]
+
+_SHOWN_FAILURES = 20
+
+
+class CLIPEncoder(ConceptStage):
+    """Encode images and class names with a CLIP-like model.
+
+    Turns images into a :class:`~capkit.ConceptSpace`, the value that the other stages take.
+    Features are kept, so that no image is encoded twice: on disk under `cache_dir`, or in memory
+    while the process lives.
+
+    Parameters
+    ----------
+    backbone : str or path, default="auto"
+        Name of the model, see :func:`~capkit.backbones.load_backbone`: ``"MODEL/TAG"`` of
+        open_clip, the path of a checkpoint, ``"glyph"``, or ``"auto"``.
+    template : str or sequence of str, default="a photo of a {}"
+        Text that a class name is put into, in place of ``{}``. Of several templates the features
+        are averaged, as zero-shot CLIP does.
+    class_names : sequence of str or None, default=None
+        Names of the classes; here or at :meth:`fit`.
+    batch_size : int, default=256
+        Number of images that are encoded at once. Less needs less memory.
+    device : str, default="auto"
+        ``"auto"`` is CUDA where there is a device, else the CPU.
+    cache_dir : path or None, default=None
+        Folder in which features are kept. The key of an image is its content, or of a file its
+        path, size and time of change; of a text the text with its template; and of both the
+        backbone and its preprocessing. None keeps up to 512 MiB of features in memory.
+    n_jobs : int or None, default=None
+        Number of threads that decode images. None means one for each CPU, at most 8; -1 one for
+        each CPU.
+    on_error : {"raise", "skip"}, default="raise"
+        What happens at an image that cannot be read: an error that names it, or a warning that
+        lists all of them. Those that are skipped have no row in the ConceptSpace, whose ``rows``
+        say which images the others are.
+    verbose : int, default=0
+        Above 0, a progress bar is shown while images are encoded.
+
+    Attributes
+    ----------
+    class_names_ : tuple of str
+        Names of the classes.
+    prompts_ : tuple of str
+        Each class name in the (first) template.
+    text_features_ : ndarray of shape (n_classes, n_features_out_), dtype float32
+        ``W``, unit rows.
+    logit_scale_ : float
+        ``s``, the factor between cosine similarities and logits.
+    n_features_out_ : int
+        Width ``d`` of the features.
+    backbone_name_ : str
+        Name of the backbone that ``"auto"`` or a relative path stood for.
+    backbone_id_ : str
+        Fingerprint of its configuration and weights.
+
+    See Also
+    --------
+    ConceptAligner : Replaces the texts of classes that are far from their images.
+    CAPClassifier : Encodes, aligns, and trains.
+
+    Notes
+    -----
+    A feature depends a little on the images that it was encoded with, as matrix products are
+    summed in another order for other batch sizes: by less than 1e-5 in each number.
+
+    References
+    ----------
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+    ICML 2021.
+
+    Examples
+    --------
+    >>> from capkit import CLIPEncoder
+    >>> from capkit.datasets import load_digits
+    >>> digits = load_digits(split="test")
+    >>> encoder = CLIPEncoder(backbone="glyph", class_names=digits.class_names)
+    >>> encoder.fit_transform(digits.images[:20])
+    ConceptSpace(n_images=20, n_classes=10, n_features=128)
+    """
+
+    # class_names is routed to fit without a set_fit_request of the user
+    __metadata_request__fit = {"class_names": True}
+
+    _parameter_constraints: dict = {
+        "backbone": [str, os.PathLike],
+        "template": [str, "array-like"],
+        "class_names": ["array-like", None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device],
+        "cache_dir": [str, os.PathLike, None],
+        "n_jobs": [Integral, None],
+        "on_error": [StrOptions({"raise", "skip"})],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        backbone: str | os.PathLike = "auto",
+        *,
+        template: str | Sequence[str] = "a photo of a {}",
+        class_names: Sequence[str] | None = None,
+        batch_size: int = 256,
+        device: str = "auto",
+        cache_dir: str | os.PathLike | None = None,
+        n_jobs: int | None = None,
+        on_error: str = "raise",
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.template = template
+        self.class_names = class_names
+        self.batch_size = batch_size
+        self.device = device
+        self.cache_dir = cache_dir
+        self.n_jobs = n_jobs
+        self.on_error = on_error
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: object, y: object = None, *, class_names: Sequence[str] | None = None
+    ) -> CLIPEncoder:
+        """Encode the class names; the images are not looked at.
+
+        Parameters
+        ----------
+        X : sequence of images of length n_images
+            Paths, PIL images, arrays, an array (n, H, W, 3), a tensor (n, 3, H, W) or a Dataset.
+        y : None
+            Ignored.
+        class_names : sequence of str or None, default=None
+            Names of the classes, if the constructor was given none.
+
+        Returns
+        -------
+        self : CLIPEncoder
+
+        Raises
+        ------
+        ClassNamesError
+            If there are no class names, or they cannot be right.
+        ValueError
+            If a template has no place for the class name.
+        BackboneError
+            If the backbone cannot be loaded.
+        """
+        source = _check_images(X, self)
+        names = resolve_class_names(self.class_names, class_names, len(source))
+        templates = _check_templates(self.template)
+        backbone = load_backbone(self.backbone, device=self.device)
+        with open_feature_store(self.cache_dir) as store:
+            self.text_features_ = _class_features(backbone, names, templates, store)
+        self.class_names_ = names
+        self.prompts_ = tuple(templates[0].format(name) for name in names)
+        self.logit_scale_ = backbone.logit_scale
+        self.n_features_out_ = backbone.embed_dim
+        self.backbone_name_ = backbone.name
+        self.backbone_id_ = backbone.identity
+        return self
+
+    def transform(self, X: object) -> ConceptSpace:
+        """Encode images, those that were not encoded before.
+
+        Parameters
+        ----------
+        X : sequence of images of length n_images
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        ConceptSpace
+            One row for each image, in their order; with ``on_error="skip"`` none for those that
+            could not be read.
+
+        Raises
+        ------
+        ImageReadError
+            If an image cannot be read, or with ``on_error="skip"`` none can.
+        CacheError
+            If the features on disk cannot be read or written.
+        OutOfMemoryError
+            If a batch does not fit into memory.
+        """
+        check_is_fitted(self)
+        source = _check_images(X, self)
+        backbone = self.backbone_
+        with open_feature_store(self.cache_dir) as store:
+            features, errors = encode_images(
+                backbone,
+                source,
+                store,
+                batch_size=self.batch_size,
+                n_jobs=self.n_jobs,
+                skip_errors=self.on_error == "skip",
+                verbose=self.verbose,
+            )
+        rows = None
+        if errors:
+            rows = _rows_without(errors, len(source))
+            features, source = features[rows], source.take(rows)
+        return ConceptSpace(
+            image_features=features,
+            text_features=self.text_features_,
+            class_names=self.class_names_,
+            logit_scale=self.logit_scale_,
+            images=source,
+            rows=rows,
+            prompts=self.prompts_,
+            backbone=self.backbone_name_,
+            backbone_id=self.backbone_id_,
+        )
+
+    @property
+    def backbone_(self) -> Backbone:
+        """The model, loaded once per process and not part of the pickled encoder."""
+        check_is_fitted(self)
+        backbone = load_backbone(self.backbone_name_, device=self.device)
+        if backbone.identity != self.backbone_id_:
+            raise BackboneMismatchError(
+                f"the encoder was fitted with another version of {self.backbone_name_!r}: "
+                f"expected the fingerprint {self.backbone_id_[:12]}..., found "
+                f"{backbone.identity[:12]}.... Fit it again, or bring the old checkpoint back."
+            )
+        return backbone
+
+
+def _check_images(X: object, owner: object) -> ImageSource:
+    source = ImageSource.from_user(X)
+    if not len(source):
+        raise ValueError(
+            f"Found array with 0 sample(s): {type(owner).__name__} expected at least 1 image."
+        )
+    return source
+
+
+def _check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    if not templates:
+        raise ValueError("expected at least one template, got none")
+    for one in templates:
+        try:
+            fits = one.format("name") == one.replace("{}", "name") and "{}" in one
+        except (AttributeError, IndexError, KeyError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                "expected a template with {} where the class name belongs, as in "
+                f"'a photo of a {{}}', got {one!r}"
+            )
+    return templates
+
+
+def _rows_without(errors: dict[int, ImageReadError], n_images: int) -> np.ndarray:
+    """Rows that could be read; warns of the others, or raises if all could not."""
+    skipped = list(errors.values())
+    if len(skipped) == n_images:
+        raise skipped[0]
+    rows = np.delete(np.arange(n_images), list(errors))
+    shown = "\n".join(
+        f"  image {error.index} ({error.name}): {error.reason}"
+        for error in skipped[:_SHOWN_FAILURES]
+    )
+    if len(skipped) > _SHOWN_FAILURES:
+        others = ", ".join(str(error.index) for error in skipped[_SHOWN_FAILURES:])
+        shown += f"\n  and images {others}"
+    warnings.warn(
+        f"{len(errors)} of {n_images} images could not be read and were skipped:\n{shown}",
+        SkippedImagesWarning,
+        stacklevel=3,
+    )
+    return rows
+
+
+# -- encoding through a store
+
+
+def encode_images(
+    backbone: Backbone,
+    source: ImageSource,
+    store: FeatureStore,
+    *,
+    batch_size: int = 256,
+    n_jobs: int | None = None,
+    skip_errors: bool = False,
+    verbose: int = 0,
+) -> tuple[np.ndarray, dict[int, ImageReadError]]:
+    """Features of images, from the store or by encoding them, which puts them there.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    source : ImageSource
+    store : FeatureStore
+    batch_size : int, default=256
+        Number of images that are encoded at once.
+    n_jobs : int or None, default=None
+        Number of threads that decode images; None means one for each CPU, at most 8.
+    skip_errors : bool, default=False
+        Whether to collect errors instead of raising the first.
+    verbose : int, default=0
+        Above 0, a progress bar is shown.
+
+    Returns
+    -------
+    features : ndarray of shape (n_images, d), dtype float32
+        Unit rows; zeros for images that could not be read.
+    errors : dict of int to ImageReadError
+        Errors of the images that could not be read by row, ascending.
+
+    Raises
+    ------
+    ImageReadError
+        If an image cannot be read and `skip_errors` is false.
+    OutOfMemoryError
+        If a batch does not fit into memory.
+    """
+    from tqdm import tqdm
+
+    context = _context(backbone, f"image {PIXELS_VERSION}")
+    features = np.zeros((len(source), backbone.embed_dim), dtype=np.float32)
+    keys, errors = ({}, {}) if source.keyed_by_reading else source.keys()
+    if errors and not skip_errors:
+        raise next(iter(errors.values()))
+    if source.keyed_by_reading:
+        pending = {row: [row] for row in range(len(source))}
+    else:
+        keys = {row: context + key for row, key in keys.items()}
+        pending = _fill_from_store(features, keys, store)
+    batches = read_batches(
+        source,
+        np.array(list(pending), dtype=np.intp),
+        backbone.to_pixels,
+        backbone.image_size,
+        batch_size=batch_size,
+        n_jobs=n_jobs,
+    )
+    hide_bar = not verbose or not pending
+    with tqdm(total=len(pending), desc="encoding", unit="image", disable=hide_bar) as bar:
+        for batch in batches:
+            if batch.errors and not skip_errors:
+                raise next(iter(batch.errors.values()))
+            for first, error in batch.errors.items():
+                errors.update({row: source.error_at(row, error) for row in pending[first]})
+            batch_keys = [context + key for key in batch.keys] or [keys[i] for i in batch.indices]
+            encoded = _encode_batch(backbone, batch.pixels, batch_keys, store)
+            for first, feature in zip(batch.indices.tolist(), encoded, strict=True):
+                features[pending[first]] = feature
+            bar.update(len(batch.indices) + len(batch.errors))
+    return features, dict(sorted(errors.items()))
+
+
+def _fill_from_store(
+    features: np.ndarray, keys: dict[int, bytes], store: FeatureStore
+) -> dict[int, list[int]]:
+    """Write the features that are known; give the other rows, grouped by image under the first."""
+    rows = np.fromiter(keys, dtype=np.intp, count=len(keys))
+    found, known = store.get(list(keys.values()), features.shape[1])
+    features[rows[found]] = known
+    rows_of_key: dict[bytes, list[int]] = {}
+    for row in rows[~found].tolist():
+        rows_of_key.setdefault(keys[row], []).append(row)
+    return {rows[0]: rows for rows in rows_of_key.values()}
+
+
+def _encode_batch(
+    backbone: Backbone, pixels: np.ndarray, keys: list[bytes], store: FeatureStore
+) -> np.ndarray:
+    # Asked again: another process may have encoded these meanwhile, and of a Dataset the keys
+    # were not known before.
+    found, known = store.get(keys, backbone.embed_dim)
+    features = np.empty((len(keys), backbone.embed_dim), dtype=np.float32)
+    features[found] = known
+    if not found.all():
+        new = _run_image_tower(backbone, pixels if not found.any() else pixels[~found])
+        features[~found] = new
+        store.put([key for key, known in zip(keys, found, strict=True) if not known], new)
+    return features
+
+
+def _run_image_tower(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
+    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    try:
+        return backbone.encode_images(channels_first).cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|alloc", str(error)):
+            raise
+        raise OutOfMemoryError(
+            f"a batch of {len(pixels)} images of {backbone.image_size} x {backbone.image_size} "
+            f"pixels does not fit into the memory of {backbone.device} with "
+            f"{backbone.name!r}. Set a batch_size below {len(pixels)}."
+        ) from error
+
+
+def encode_texts(backbone: Backbone, texts: Sequence[str], store: FeatureStore) -> np.ndarray:
+    """Features of texts, from the store or by encoding them, which puts them there.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    texts : sequence of str of length n
+    store : FeatureStore
+
+    Returns
+    -------
+    ndarray of shape (n, d), dtype float32
+        Unit rows.
+    """
+    context = _context(backbone, "text")
+    keys = {row: context + _digest(text) for row, text in enumerate(texts)}
+    features = np.empty((len(texts), backbone.embed_dim), dtype=np.float32)
+    pending = _fill_from_store(features, keys, store)
+    if pending:
+        encoded = backbone.encode_texts([texts[first] for first in pending]).cpu().numpy()
+        store.put([keys[first] for first in pending], encoded)
+        for rows, feature in zip(pending.values(), encoded, strict=True):
+            features[rows] = feature
+    return features
+
+
+def _class_features(
+    backbone: Backbone, names: Sequence[str], templates: Sequence[str], store: FeatureStore
+) -> np.ndarray:
+    """Mean over the templates of each class's text features, made unit again."""
+    texts = [template.format(name) for template in templates for name in names]
+    features = encode_texts(backbone, texts, store).reshape(len(templates), len(names), -1)
+    mean = features.mean(axis=0)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def _context(backbone: Backbone, kind: str) -> bytes:
+    """First half of a key in the store: what was encoded by which model, how prepared."""
+    return _digest(f"{kind}\0{backbone.identity}")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,479 @@
+"""Images as users have them: read lazily, turned into RGB, fingerprinted and decoded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from PIL import Image
+
+from capkit.exceptions import ImageReadError
+from capkit.pixels import (
+    EXPECTED_IMAGES,
+    array_hasher,
+    check_array,
+    content_key,
+    image_key,
+    is_tensor,
+    item_key,
+    item_name,
+    item_to_rgb,
+    tensor_to_array,
+)
+
+__all__ = ["Batch", "ImageSource", "decode_pixels", "read_batches"]
+
+
+class ImageSource(Sequence):
+    """Lazy sequence of RGB images over whatever the user gave.
+
+    Nothing is decoded before it is asked for. A source can be pickled, which keeps only what
+    its own images need, and cut with :meth:`take`, which copies nothing.
+
+    Build one with :meth:`from_user`.
+
+    Parameters
+    ----------
+    items : sequence
+        Paths, PIL images, arrays, tensors or (image, label) pairs; an array (n, H, W) or
+        (n, H, W, channels); or a Dataset.
+    positions : ndarray of shape (n_images,) or None, default=None
+        Which of `items` these images are; None means all of them.
+    numbers : ndarray of shape (n_images,) or None, default=None
+        The image's number that errors name; None means its position.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> source = ImageSource.from_user(np.zeros((5, 8, 8, 3), dtype=np.uint8))
+    >>> len(source), source[0].size, len(source.take([0, 2]))
+    (5, (8, 8), 2)
+    """
+
+    def __init__(
+        self,
+        items: Any,
+        positions: np.ndarray | None = None,
+        numbers: np.ndarray | None = None,
+    ) -> None:
+        self._items = items
+        self._positions = np.arange(len(items)) if positions is None else positions
+        self._numbers = self._positions if numbers is None else numbers
+
+    @classmethod
+    def from_user(cls, images: Any) -> ImageSource:
+        """Wrap what a user passed as images, or say what is wrong with it.
+
+        Parameters
+        ----------
+        images : sequence, ndarray, tensor, torch Dataset or ImageSource
+            Paths, PIL images, arrays of one image each, (image, label) pairs; an array
+            (n, H, W[, 1 | 3 | 4]) of uint8, uint16, bool or float from 0 to 1; a tensor
+            (n, 1 | 3 | 4, H, W) of the same.
+
+        Returns
+        -------
+        ImageSource
+
+        Raises
+        ------
+        TypeError
+            If this is no sequence of images.
+        ValueError
+            If an array has a shape that images do not have.
+        """
+        if isinstance(images, cls):
+            return images
+        if hasattr(images, "iloc"):  # pandas: its [] takes labels, not positions
+            images = images.to_numpy()
+        if is_tensor(images):
+            images = tensor_to_array(images, of_many=True)
+        if isinstance(images, np.ndarray) and images.dtype.kind not in "OUT":
+            return cls(_check_batch(images))
+        if isinstance(images, np.ndarray):
+            images = list(images.ravel() if images.shape[1:] == (1,) else images)
+        if isinstance(images, (list, tuple)):
+            return cls(_check_items(list(images)))
+        _check_dataset(images)
+        return cls(images)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> ImageSource: ...
+    def __getitem__(self, index):
+        """RGB image at an integer position, or the ImageSource of a slice."""
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        return self._read(index, item_to_rgb)
+
+    def __repr__(self) -> str:
+        return f"ImageSource(n_images={len(self)}, of={type(self._items).__name__})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        whole = len(self._positions) == len(self._items)
+        if not whole and isinstance(self._items, (list, np.ndarray)):
+            # what other images of the source need is not sent to workers or written to caches
+            items, positions = self._items, self._positions
+            state["_items"] = (
+                items[positions]
+                if isinstance(items, np.ndarray)
+                else [items[i] for i in positions]
+            )
+            state["_positions"] = np.arange(len(positions))
+        return state
+
+    def take(self, indices: Any) -> ImageSource:
+        """Images at these positions, as a new source.
+
+        Parameters
+        ----------
+        indices : array-like of shape (n,), int
+
+        Returns
+        -------
+        ImageSource
+        """
+        indices = np.asarray(indices, dtype=np.intp)
+        return ImageSource(self._items, self._positions[indices], self._numbers[indices])
+
+    def key(self, index: int) -> bytes:
+        """Fingerprint of an image: of a file its path, size and time of change, else its content.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        bytes
+            Of length 16.
+
+        Raises
+        ------
+        ImageReadError
+            If the file is not there, or the content cannot be read.
+        """
+        return self._read(index, content_key if self.keyed_by_reading else item_key)
+
+    def keys(self) -> tuple[dict[int, bytes], dict[int, ImageReadError]]:
+        """Fingerprints of all images, as :meth:`key` gives them.
+
+        Returns
+        -------
+        keys : dict of int to bytes
+            By position, ascending.
+        errors : dict of int to ImageReadError
+            Errors of the images that have no key, by position, ascending.
+        """
+        if isinstance(self._items, np.ndarray):
+            return dict(enumerate(self._array_keys())), {}
+        results = [_value_or_error(self.key, index) for index in range(len(self))]
+        return _split_errors(enumerate(results))
+
+    def _array_keys(self) -> list[bytes]:
+        # Same keys as key() gives, with all that does not depend on the image done once.
+        items = np.asarray(self._items)  # an element of a memmap costs ten times as much
+        start = array_hasher(items.shape[1:], items.dtype)
+        contiguous = items[:1].flags.c_contiguous
+        keys = []
+        for position in self._positions.tolist():
+            hasher = start.copy()
+            hasher.update(items[position] if contiguous else np.ascontiguousarray(items[position]))
+            keys.append(hasher.digest())
+        return keys
+
+    def error_at(self, index: int, error: ImageReadError) -> ImageReadError:
+        """The error of another image, for this one that is the same image.
+
+        Parameters
+        ----------
+        index : int
+        error : ImageReadError
+
+        Returns
+        -------
+        ImageReadError
+        """
+        return ImageReadError(int(self._numbers[index]), error.name, error.reason)
+
+    @property
+    def keyed_by_reading(self) -> bool:
+        """Whether a fingerprint costs as much as the image: true of a Dataset."""
+        return not isinstance(self._items, (list, np.ndarray))
+
+    def has_pixels(self, size: int) -> bool:
+        """Whether the images are RGB pixels of this size, with nothing to decode or resize.
+
+        Parameters
+        ----------
+        size : int
+            Height and width.
+
+        Returns
+        -------
+        bool
+        """
+        items = self._items
+        shape = (size, size, 3)
+        is_batch = isinstance(items, np.ndarray)
+        return is_batch and items.dtype == np.uint8 and items.shape[1:] == shape
+
+    def pixels(self) -> np.ndarray:
+        """The pixels of a source that :meth:`has_pixels`, without a copy where all are wanted.
+
+        Returns
+        -------
+        ndarray of shape (n_images, height, width, 3), dtype uint8
+        """
+        whole = np.array_equal(self._positions, np.arange(len(self._items)))
+        return self._items if whole else self._items[self._positions]
+
+    def _read(self, index: int, function: Callable[[Any], Any]) -> Any:
+        position, item = self._positions[index], None
+        try:
+            item = self._items[position if isinstance(self._items, np.ndarray) else int(position)]
+            return function(item)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's plugins and users' Datasets raise any kind
+            name = item_name(item) if item is not None else type(self._items).__name__
+            reason = str(error) or type(error).__name__
+            raise ImageReadError(int(self._numbers[index]), name, reason) from error
+
+
+def _value_or_error(function: Callable[[int], Any], index: int) -> Any:
+    try:
+        return function(index)
+    except ImageReadError as error:
+        return error
+
+
+def _split_errors(results: Iterable[tuple[int, Any]]) -> tuple[dict, dict[int, ImageReadError]]:
+    values: dict[int, Any] = {}
+    errors: dict[int, ImageReadError] = {}
+    for index, result in results:
+        (errors if isinstance(result, ImageReadError) else values)[index] = result
+    return values, errors
+
+
+def _check_batch(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[1] > 4:
+        raise ValueError(
+            f"expected many images, got what looks like one image of shape {array.shape}. "
+            "Pass [image], or an array (n, H, W, 3)."
+        )
+    check_array(array, "an array of images", dimensions=(3, 4))
+    return array
+
+
+def _check_items(items: list) -> list:
+    for number, item in enumerate(items):
+        inner = item[0] if isinstance(item, (tuple, list)) and len(item) else item
+        if not isinstance(inner, (str, os.PathLike, Image.Image, np.ndarray)) and not is_tensor(
+            inner
+        ):
+            raise TypeError(f"{EXPECTED_IMAGES}; image {number} is of type {type(inner).__name__}")
+    return items
+
+
+def _check_dataset(images: object) -> None:
+    given = type(images).__name__
+    if isinstance(images, (str, os.PathLike)):
+        raise TypeError(
+            f"{EXPECTED_IMAGES}, got one path: {os.fspath(images)!r}. For a folder, pass "
+            "sorted(pathlib.Path(folder).glob('*.jpg'))."
+        )
+    if isinstance(images, (Image.Image, bytes, Mapping)):
+        raise TypeError(f"{EXPECTED_IMAGES}, got one {given}. Pass a list of images.")
+    if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+        raise TypeError(f"{EXPECTED_IMAGES}, got {given}, which has no length or no positions.")
+
+
+# -- decoding
+
+
+class Batch(NamedTuple):
+    """What :func:`read_batches` gives.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n_read,), int
+        Positions in the source of the images that could be read.
+    pixels : ndarray of shape (n_read, S, S, 3), dtype uint8
+    keys : list of bytes
+        Their fingerprints if the source is keyed by reading, else empty.
+    errors : dict of int to ImageReadError
+        Errors of the other images by position.
+    """
+
+    indices: np.ndarray
+    pixels: np.ndarray
+    keys: list[bytes]
+    errors: dict[int, ImageReadError]
+
+
+def read_batches(
+    source: ImageSource,
+    indices: np.ndarray,
+    to_pixels: Callable[[Image.Image], np.ndarray],
+    size: int,
+    *,
+    batch_size: int = 256,
+    n_jobs: int | None = None,
+) -> Iterator[Batch]:
+    """Decode images in threads, a batch ahead of the one that is being used.
+
+    Parameters
+    ----------
+    source : ImageSource
+    indices : ndarray of shape (n,), int
+        Positions in `source`, in the order wanted.
+    to_pixels : callable
+        Resizes and crops: PIL RGB image to (S, S, 3) uint8; leaves an image of S x S as it is.
+    size : int
+        ``S``.
+    batch_size : int, default=256
+    n_jobs : int or None, default=None
+        Number of threads; None means one for each CPU that this process may use, at most 8.
+
+    Yields
+    ------
+    Batch
+    """
+    batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+    if source.has_pixels(size):
+        for batch in batches:
+            yield Batch(batch, source.take(batch).pixels(), [], {})
+        return
+    n_jobs = _n_threads(n_jobs)
+    read = _reader(source, to_pixels)
+
+    def read_chunk(chunk: np.ndarray) -> list[tuple[int, Any]]:
+        return [(index, _value_or_error(read, index)) for index in chunk.tolist()]
+
+    with ThreadPoolExecutor(n_jobs, thread_name_prefix="capkit-decode") as pool:
+        queue: deque[list[Future]] = deque()
+        try:
+            for batch in batches:
+                chunks = np.array_split(batch, min(n_jobs, len(batch)))
+                queue.append([pool.submit(read_chunk, chunk) for chunk in chunks])
+                if len(queue) > 1:
+                    yield _gather(queue.popleft(), size)
+            while queue:
+                yield _gather(queue.popleft(), size)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _reader(
+    source: ImageSource, to_pixels: Callable[[Image.Image], np.ndarray]
+) -> Callable[[int], tuple[bytes | None, np.ndarray]]:
+    """Function from a position to the image's key, if only reading tells it, and its pixels."""
+    if not source.keyed_by_reading:
+        return lambda index: (None, to_pixels(source[index]))
+    # A Dataset is written for one reader at a time: it may share a file or a random generator.
+    lock = threading.Lock()
+
+    def read(index: int) -> tuple[bytes, np.ndarray]:
+        with lock:
+            image = source[index]
+        return image_key(image), to_pixels(image)
+
+    return read
+
+
+def _gather(futures: list[Future], size: int) -> Batch:
+    results = (result for future in futures for result in future.result())
+    read, errors = _split_errors(results)
+    pixels = np.empty((len(read), size, size, 3), dtype=np.uint8)
+    for row, (_, image) in enumerate(read.values()):
+        pixels[row] = image
+    keys = [key for key, _ in read.values() if key is not None]
+    return Batch(np.fromiter(read, dtype=np.intp, count=len(read)), pixels, keys, errors)
+
+
+def _n_threads(n_jobs: int | None) -> int:
+    if hasattr(os, "sched_getaffinity"):
+        n_cpus = len(os.sched_getaffinity(0))
+    else:
+        n_cpus = os.cpu_count() or 1
+    if n_jobs is None:
+        return min(n_cpus, 8)
+    return n_jobs if n_jobs > 0 else max(1, n_cpus + 1 + n_jobs)
+
+
+def decode_pixels(
+    source: ImageSource,
+    to_pixels: Callable[[Image.Image], np.ndarray],
+    *,
+    n_jobs: int | None = None,
+    memory_limit: int = 2**30,
+    folder: str | os.PathLike | None = None,
+) -> np.ndarray:
+    """Decode and resize all images once, so that no training step has to.
+
+    Parameters
+    ----------
+    source : ImageSource
+    to_pixels : callable
+        Resizes and crops: PIL RGB image to (S, S, 3) uint8.
+    n_jobs : int or None, default=None
+        Number of threads; None means one for each CPU that this process may use, at most 8.
+    memory_limit : int, default=2**30
+        Bytes above which the pixels are kept in a temporary file instead of memory.
+    folder : path or None, default=None
+        Where that file is put; None means the system's folder for temporary files. It is
+        deleted with the array.
+
+    Returns
+    -------
+    ndarray of shape (n_images, S, S, 3), dtype uint8
+
+    Raises
+    ------
+    ImageReadError
+        If an image cannot be read.
+    OSError
+        If the disk has no room for the temporary file.
+    """
+    if not len(source):
+        return np.empty((0, 0, 0, 3), dtype=np.uint8)
+    size = len(to_pixels(source[0]))
+    if source.has_pixels(size):
+        return source.pixels()
+    pixels = _allocate((len(source), size, size, 3), memory_limit, folder)
+    indices = np.arange(len(source))
+    for batch in read_batches(source, indices, to_pixels, size, n_jobs=n_jobs):
+        if batch.errors:
+            raise next(iter(batch.errors.values()))
+        pixels[batch.indices] = batch.pixels
+    return pixels
+
+
+def _allocate(
+    shape: tuple[int, ...], memory_limit: int, folder: str | os.PathLike | None
+) -> np.ndarray:
+    n_bytes = int(np.prod(shape))
+    if n_bytes <= memory_limit:
+        return np.empty(shape, dtype=np.uint8)
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(
+        dir=None if folder is None else str(folder), prefix="capkit-pixels-"
+    ) as file:
+        if hasattr(os, "posix_fallocate"):
+            # a full disk is an error here, where it would be a bus error at the first write
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
