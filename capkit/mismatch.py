@@ -1,0 +1,472 @@
+"""Finding classes whose text does not fit their images, without labels (method section 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import softmax
+from sklearn.base import _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from capkit._clustering import ScratchClusters, WarmClusters
+from capkit.base import ConceptStage, check_concept_space
+from capkit.space import ConceptSpace, MismatchResult
+
+__all__ = [
+    "MismatchDetector",
+    "ZeroShotSummary",
+    "fewest_predicted",
+    "images_of_match",
+    "match_classes",
+    "n_classes_left",
+    "pair_with_centers",
+    "summarize_predictions",
+]
+
+# Texts this close give the same prediction for every image.
+_SAME_TEXT = 1.0 - 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotSummary:
+    """What detection needs to know of the zero-shot predictions.
+
+    Attributes
+    ----------
+    predicted : ndarray of shape (n_images,), dtype int64
+        Most probable class of each image.
+    confidence : ndarray of shape (n_images,)
+        Its probability.
+    counts : ndarray of shape (n_classes,), dtype int64
+        Number of images predicted as each class.
+    mass : ndarray of shape (n_classes,)
+        Sum over the images of each class's probability.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    counts: np.ndarray
+    mass: np.ndarray
+
+
+def summarize_predictions(space: ConceptSpace, chunk_size: int = 8192) -> ZeroShotSummary:
+    """Predict every image, without ever holding all probabilities in memory.
+
+    Parameters
+    ----------
+    space : ConceptSpace
+    chunk_size : int, default=8192
+        Number of images at a time.
+
+    Returns
+    -------
+    ZeroShotSummary
+    """
+    n_images = len(space)
+    predicted = np.empty(n_images, dtype=np.int64)
+    confidence = np.empty(n_images)
+    mass = np.zeros(space.n_classes)
+    for start in range(0, n_images, chunk_size):
+        chunk = slice(start, start + chunk_size)
+        logits = space.logit_scale * (space.image_features[chunk] @ space.text_features.T)
+        probabilities = softmax(logits, axis=1)
+        predicted[chunk] = probabilities.argmax(axis=1)
+        confidence[chunk] = probabilities.max(axis=1)
+        mass += probabilities.sum(axis=0, dtype=np.float64)
+    counts = np.bincount(predicted, minlength=space.n_classes)
+    return ZeroShotSummary(predicted, confidence, counts, mass)
+
+
+def n_classes_left(t: int | float | None, n_classes: int) -> int:
+    """Turn the parameter `t` into a number of classes.
+
+    Parameters
+    ----------
+    t : int, float or None
+        A number of classes, a fraction of them (rounded up), or None for ``ceil(C / 10)``.
+    n_classes : int
+
+    Returns
+    -------
+    int
+        Less than `n_classes`.
+
+    Raises
+    ------
+    ValueError
+        If `t` leaves no class to match.
+
+    Examples
+    --------
+    >>> from capkit.mismatch import n_classes_left
+    >>> n_classes_left(None, 45), n_classes_left(0.2, 45), n_classes_left(3, 45)
+    (5, 9, 3)
+    """
+    if t is None:
+        return min(math.ceil(n_classes / 10), n_classes - 1)
+    # 0.07 * 100 is a little more than 7: do not round that up to 8.
+    left = int(t) if isinstance(t, Integral) else math.ceil(t * n_classes - 1e-9)
+    if left >= n_classes:
+        raise ValueError(
+            f"t={t!r} leaves all {n_classes} classes, so that none would be matched. Expected a "
+            f"number of classes up to {n_classes - 1}, or a smaller fraction."
+        )
+    return left
+
+
+def fewest_predicted(counts: np.ndarray, mass: np.ndarray, t: int) -> np.ndarray:
+    """Classes with the fewest zero-shot predictions (``Y_low_t``, method section 1).
+
+    Parameters
+    ----------
+    counts : array-like of shape (n_classes,)
+        Number of images predicted as each class.
+    mass : array-like of shape (n_classes,)
+        Sum of each class's probability; decides between classes of equal count, then the index.
+    t : int
+
+    Returns
+    -------
+    ndarray of shape (t,), dtype int64
+        Fewest first.
+
+    Examples
+    --------
+    >>> from capkit.mismatch import fewest_predicted
+    >>> fewest_predicted([5, 0, 0, 3], [4.0, 0.5, 0.2, 3.3], t=2)
+    array([2, 1])
+    """
+    return np.lexsort((mass, counts))[:t]
+
+
+def images_of_match(
+    matched_class: int,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    in_cluster: np.ndarray,
+    limit: int,
+) -> np.ndarray:
+    """Choose the images that leave with a matched class (method section 1, step 4).
+
+    Parameters
+    ----------
+    matched_class : int
+    predicted : ndarray of shape (n_left,)
+        Predicted class of the images that are left.
+    confidence : ndarray of shape (n_left,)
+        Probability of that class.
+    in_cluster : ndarray of shape (n_left,), dtype bool
+        Whether an image belongs to the matched cluster.
+    limit : int
+        Largest number of images.
+
+    Returns
+    -------
+    ndarray of shape (at most limit,), dtype int64
+        Positions of images predicted as the class: those of the cluster first, the most
+        confident first, ties to the lower index. Empty for a class that nobody predicts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.mismatch import images_of_match
+    >>> in_cluster = np.array([False, True, True, True])
+    >>> images_of_match(7, np.array([7, 7, 7, 2]), np.array([0.9, 0.5, 0.6, 0.9]), in_cluster, 2)
+    array([2, 1])
+    """
+    candidates = np.flatnonzero(predicted == matched_class)
+    order = np.lexsort((-confidence[candidates], ~in_cluster[candidates]))
+    return candidates[order[:limit]]
+
+
+def pair_with_centers(similarity: np.ndarray) -> np.ndarray:
+    """Pair classes and centres one to one, with the largest sum of similarities.
+
+    Parameters
+    ----------
+    similarity : array-like of shape (n_classes, n_centers)
+
+    Returns
+    -------
+    ndarray of shape (n_classes,), dtype int64
+        Centre of each class, -1 for the classes that are left over.
+
+    Examples
+    --------
+    >>> from capkit.mismatch import pair_with_centers
+    >>> pair_with_centers([[0.3, 0.2], [0.3, 0.1]])
+    array([1, 0])
+    """
+    similarity = np.asarray(similarity)
+    paired = np.full(len(similarity), -1, dtype=np.int64)
+    classes, centers = linear_sum_assignment(similarity, maximize=True)
+    paired[classes] = centers
+    return paired
+
+
+@dataclasses.dataclass(frozen=True)
+class _Matches:
+    order: np.ndarray  # classes in the order in which they were matched
+    left: np.ndarray  # classes that were not, ascending
+    confidence: np.ndarray  # (n_classes,) probability of each class's match
+    centers: np.ndarray  # (n_centers, n_features) of the matched classes in order, then the rest
+    center_of_class: np.ndarray  # (n_classes,) row of centers, -1 for none
+
+
+def match_classes(
+    clusters: ScratchClusters | WarmClusters,
+    summary: ZeroShotSummary,
+    logit_scale: float,
+    t: int,
+) -> _Matches:
+    """Match classes with clusters, surest first, until `t` are left (method section 1).
+
+    Parameters
+    ----------
+    clusters : ScratchClusters or WarmClusters
+        Of all images, as many as there are classes; used up.
+    summary : ZeroShotSummary
+    logit_scale : float
+        ``s``.
+    t : int
+
+    Returns
+    -------
+    _Matches
+    """
+    n_classes, n_images = len(summary.counts), len(summary.predicted)
+    limit = max(1, n_images // n_classes)
+    left = np.arange(n_classes)
+    order, centers, confidence = [], [], np.zeros(n_classes)
+    while len(left) > t and len(clusters.centers):
+        probabilities = softmax(logit_scale * clusters.similarity[left], axis=1)
+        row, cluster = np.unravel_index(probabilities.argmax(), probabilities.shape)
+        matched = left[row]
+        order.append(matched)
+        confidence[matched] = probabilities[row, cluster]
+        centers.append(clusters.centers[cluster])
+        images = clusters.images
+        removed = images_of_match(
+            matched,
+            summary.predicted[images],
+            summary.confidence[images],
+            clusters.labels == cluster,
+            limit,
+        )
+        clusters.shrink(removed, cluster)
+        left = np.delete(left, row)
+
+    center_of_class = np.full(n_classes, -1, dtype=np.int64)
+    center_of_class[order] = np.arange(len(order))
+    if len(left) and len(clusters.centers):
+        similarity = clusters.similarity[left]
+        confidence[left] = softmax(logit_scale * similarity, axis=1).max(axis=1)
+        paired = pair_with_centers(similarity)
+        center_of_class[left] = np.where(paired >= 0, len(order) + paired, -1)
+    return _Matches(
+        order=np.array(order, dtype=np.int64),
+        left=left,
+        confidence=confidence,
+        centers=np.concatenate([np.reshape(centers, (len(order), -1)), clusters.centers])
+        if order
+        else clusters.centers,
+        center_of_class=center_of_class,
+    )
+
+
+class MismatchDetector(ConceptStage):
+    """Find the classes whose text embedding is far from their images, without labels.
+
+    Clusters the images, matches the class and the cluster that fit together best, takes both away
+    with the images that belong to them, and goes on until `t` classes are left. A class that is
+    left *and* is among the `t` classes with the fewest predictions is mismatched. See the
+    method's section 1.
+
+    Parameters
+    ----------
+    t : int, float or None, default=None
+        How many classes are left when detection stops, which is also the largest number of
+        mismatched classes: a number, or a fraction of the classes in (0, 1), rounded up. None is
+        a tenth of the classes, rounded up. 0 detects nothing.
+    recluster : {"warm", "scratch"}, default="warm"
+        How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
+        the paper has it. "warm" goes on from the centres that are left and touches only what
+        changed, see Notes.
+    n_init : int, default=1
+        Number of starts of each K-Means from k-means++; the best is taken.
+    max_iter : int, default=100
+        Largest number of iterations of each K-Means.
+    random_state : int, RandomState instance or None, default=None
+        Determines the starts of K-Means. An int gives the same result in every call.
+
+    Attributes
+    ----------
+    mismatched_ : ndarray of shape (n_mismatched,), dtype int64
+        Indices of the mismatched classes, ascending.
+    t_ : int
+        Number of classes that `t` stands for.
+    class_names_ : tuple of str
+        Names of the classes that the detector was fitted on.
+    match_order_ : ndarray of shape (n_matched,), dtype int64
+        Indices of the matched classes, first match first.
+    match_confidence_ : ndarray of shape (n_classes,)
+        Probability with which each class was matched; for a class that is left, the highest that
+        it reaches among the clusters that are left.
+    unmatched_ : ndarray of shape (n_classes - n_matched,), dtype int64
+        ``Y_final``: indices of the classes that are left, ascending.
+    fewest_predicted_ : ndarray of shape (t_,), dtype int64
+        ``Y_low_t``: indices of the classes with the fewest predictions, fewest first.
+    prediction_counts_ : ndarray of shape (n_classes,), dtype int64
+        Number of images predicted as each class.
+    cluster_centers_ : ndarray of shape (n_clusters, n_features), dtype float32
+        Unit-norm centres: those of the matches in their order, then those that are left.
+    class_cluster_ : ndarray of shape (n_classes,), dtype int64
+        Row of `cluster_centers_` of each class: the matched cluster, or for a class that is left
+        the one that a linear assignment pairs with it. -1 where there are too few images to give
+        every class one.
+
+    See Also
+    --------
+    ConceptAligner : Replaces the texts of the mismatched classes.
+    capkit.inspection.MismatchDisplay : Draws why a class was called mismatched.
+
+    Notes
+    -----
+    A match takes away at most ``max(1, n_images // n_classes)`` images, all of them predicted as
+    the matched class; a class that nobody predicts takes none. Two classes of equal text warn:
+    the first one gets all their predictions. With fewer images than classes there are as many
+    clusters as images, and a class that gets none is never called mismatched.
+
+    "warm" costs about as much as one K-Means: a round computes the similarity of the images to
+    the few centres that moved, so that all rounds together grow with n_images * n_classes.
+    "scratch" runs K-Means once a round and grows with the square of n_classes.
+
+    References
+    ----------
+    Wang et al., "Handling Imbalanced Pseudolabels for Vision-Language Models with Concept
+    Alignment and Confusion-Aware Calibrated Margin", ICML 2025, :arxiv:`2505.02056`.
+
+    Examples
+    --------
+    >>> from capkit import MismatchDetector
+    >>> from capkit.datasets import make_concept_space
+    >>> problem = make_concept_space(n_mismatched=2, random_state=0)
+    >>> detector = MismatchDetector(random_state=0).fit(problem.space)
+    >>> detector.mismatched_.tolist() == problem.mismatched.tolist()
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "t": [
+            Interval(Integral, 0, None, closed="left"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
+            None,
+        ],
+        "recluster": [StrOptions({"warm", "scratch"})],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, t=None, recluster="warm", n_init=1, max_iter=100, random_state=None):
+        self.t = t
+        self.recluster = recluster
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ConceptSpace, y=None) -> MismatchDetector:
+        """Detect the mismatched classes of a space.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+            At least one image.
+        y : ignored
+
+        Returns
+        -------
+        self : MismatchDetector
+
+        Raises
+        ------
+        ValueError
+            If a feature is NaN or infinite, there is no image, or `t` leaves all classes.
+        """
+        space = check_concept_space(X, self, min_images=1)
+        self.t_ = n_classes_left(self.t, space.n_classes)
+        _warn_of_degenerate_input(space)
+        clusters_class = WarmClusters if self.recluster == "warm" else ScratchClusters
+        summary = summarize_predictions(space)
+        clusters = clusters_class(
+            space.image_features,
+            space.text_features,
+            min(space.n_classes, len(space)),
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            random_state=check_random_state(self.random_state),
+        )
+        matches = match_classes(clusters, summary, space.logit_scale, self.t_)
+        self.class_names_ = space.class_names
+        self.match_order_, self.unmatched_ = matches.order, matches.left
+        self.match_confidence_ = matches.confidence
+        self.cluster_centers_ = matches.centers
+        self.class_cluster_ = matches.center_of_class
+        self.prediction_counts_ = summary.counts
+        self.fewest_predicted_ = fewest_predicted(summary.counts, summary.mass, self.t_)
+        both = np.intersect1d(self.unmatched_, self.fewest_predicted_)
+        self.mismatched_ = both[self.class_cluster_[both] >= 0]
+        return self
+
+    def transform(self, X: ConceptSpace) -> ConceptSpace:
+        """Add to a space what was detected; nothing is detected anew.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+            Of the classes that the detector was fitted on.
+
+        Returns
+        -------
+        ConceptSpace
+            With a :class:`~capkit.space.MismatchResult`.
+        """
+        check_is_fitted(self)
+        space = check_concept_space(X, self)
+        if space.class_names != self.class_names_:
+            raise ValueError(
+                f"MismatchDetector was fitted on the {len(self.class_names_)} classes "
+                f"{self.class_names_!r:.80}, got {space.n_classes}: {space.class_names!r:.80}"
+            )
+        # A class without a cluster has a centre of zeros.
+        with_none = np.vstack([self.cluster_centers_, np.zeros_like(space.text_features[:1])])
+        centers = with_none[self.class_cluster_]
+        return dataclasses.replace(space, mismatch=MismatchResult(self.mismatched_, centers))
+
+
+def _warn_of_degenerate_input(space: ConceptSpace) -> None:
+    if len(space) < space.n_classes:
+        warnings.warn(
+            f"{len(space)} images of {space.n_classes} classes: too few to tell which classes "
+            "are mismatched. Classes without a cluster of images are not looked for.",
+            UserWarning,
+            stacklevel=4,
+        )
+    twins = np.argwhere(np.triu(space.text_features @ space.text_features.T >= _SAME_TEXT, 1))
+    if len(twins):
+        first, second = (space.class_names[index] for index in twins[0])
+        warnings.warn(
+            f"the texts of {len(twins)} pair(s) of classes have the same features, as those of "
+            f"{first!r} and {second!r}: the first one gets all their predictions. Give the "
+            "classes names or templates that differ.",
+            UserWarning,
+            stacklevel=4,
+        )

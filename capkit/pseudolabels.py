@@ -1,0 +1,230 @@
+"""Choosing which images stand for a class: pure functions, array in, array out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from capkit._validation import UNLABELED
+
+__all__ = ["main_sample_target", "renew_main_samples", "top_k_pseudo_labels"]
+
+
+def top_k_pseudo_labels(
+    probabilities: np.ndarray,
+    k: int,
+    similarities: np.ndarray | None = None,
+    mismatched: Sequence[int] | np.ndarray = (),
+) -> np.ndarray:
+    """Label the images that each class is surest of (``D_PL``, method section 1).
+
+    A mismatched class takes the `k` images most similar to its new text, whatever they are
+    predicted as. Every other class takes, among the images predicted as it, the `k` most
+    confident ones that no mismatched class took. An image belongs to at most one class.
+
+    Where two mismatched classes want the same image, the one more similar to it gets it and the
+    other goes on down its own list, so that no image and class would both rather have each other
+    than what they got. Ties go to the lower image index, then to the lower class index.
+
+    Parameters
+    ----------
+    probabilities : array-like of shape (n_images, n_classes)
+        Predicted probabilities; their row maximum is the prediction and its confidence.
+    k : int
+        Largest number of images of a class, at least 0.
+    similarities : array-like of shape (n_images, n_classes) or None, default=None
+        Cosine similarities of images and texts. Needed where `mismatched` names classes.
+    mismatched : sequence of int, default=()
+        Indices of the mismatched classes.
+
+    Returns
+    -------
+    ndarray of shape (n_images,), dtype int64
+        The class of each chosen image, -1 for the images that none chose.
+
+    Raises
+    ------
+    ValueError
+        If `k` is negative, or similarities are missing or of another shape.
+
+    Examples
+    --------
+    >>> from capkit.pseudolabels import top_k_pseudo_labels
+    >>> top_k_pseudo_labels([[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.2, 0.8]], k=2)
+    array([ 0,  0, -1,  1])
+    """
+    probabilities = np.asarray(probabilities)
+    mismatched = np.unique(np.asarray(mismatched, dtype=np.int64))
+    _check_top_k(probabilities, k, similarities, mismatched)
+    labels = np.full(len(probabilities), UNLABELED, dtype=np.int64)
+    if not probabilities.size:
+        return labels
+    if len(mismatched):
+        wanted = np.asarray(similarities)[:, mismatched]
+        chosen = _most_similar_first(wanted, k)
+        labels[chosen >= 0] = mismatched[chosen[chosen >= 0]]
+    predicted = probabilities.argmax(axis=1)
+    predicted[(labels != UNLABELED) | np.isin(predicted, mismatched)] = UNLABELED
+    confident = _top_of_each_class(predicted, probabilities.max(axis=1), k)
+    labels[confident] = predicted[confident]
+    return labels
+
+
+def _check_top_k(probabilities, k, similarities, mismatched) -> None:
+    if probabilities.ndim != 2:
+        raise ValueError(f"expected probabilities of two dimensions, got {probabilities.shape}")
+    if k < 0:
+        raise ValueError(f"expected k of at least 0, got {k}")
+    if len(mismatched) and similarities is None:
+        raise ValueError("similarities are needed to choose images of mismatched classes")
+    if len(mismatched) and np.shape(similarities) != probabilities.shape:
+        raise ValueError(
+            f"expected similarities of shape {probabilities.shape}, as the probabilities, "
+            f"got {np.shape(similarities)}"
+        )
+    if len(mismatched) and not (
+        mismatched[0] >= 0 and mismatched[-1] < probabilities.shape[1]
+    ):
+        raise ValueError(
+            f"expected mismatched classes between 0 and {probabilities.shape[1] - 1}, "
+            f"got {mismatched.tolist()}"
+        )
+
+
+def _most_similar_first(similarities: np.ndarray, k: int) -> np.ndarray:
+    """Give each column its k most similar rows, contested ones to the more similar column."""
+    n_images, n_classes = similarities.shape
+    chosen = np.full(n_images, UNLABELED, dtype=np.int64)
+    # However many of its favourites a class loses, k of its first k * n_classes are left to it.
+    depth = min(n_images, k * n_classes)
+    favourites = np.argsort(-similarities, axis=0, kind="stable")[:depth]
+    columns = np.broadcast_to(np.arange(n_classes), favourites.shape)
+    order = np.lexsort(
+        (columns.ravel(), favourites.ravel(), -similarities[favourites, columns].ravel())
+    )
+    room = np.full(n_classes, k)
+    for image, column in zip(
+        favourites.ravel()[order].tolist(), columns.ravel()[order].tolist(), strict=True
+    ):
+        if room[column] and chosen[image] == UNLABELED:
+            chosen[image] = column
+            room[column] -= 1
+    return chosen
+
+
+def _top_of_each_class(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k best scored images of each label, ties to the lower index; no -1."""
+    images = np.flatnonzero(labels != UNLABELED)
+    images = images[np.lexsort((images, -scores[images], labels[images]))]
+    ordered = labels[images]
+    place_in_class = np.arange(len(images)) - np.searchsorted(ordered, ordered)
+    return images[place_in_class < k]
+
+
+def main_sample_target(
+    epoch: int,
+    epochs: int,
+    k: int,
+    n_unlabeled: int,
+    n_classes: int,
+    growth: float = 0.7,
+    share: float = 0.8,
+    limit: int = 1000,
+) -> int:
+    """How many main samples a class may have at an epoch (method section 3).
+
+    ``k + (min(limit, share * n_unlabeled / n_classes) - k) * min(1, epoch / (growth * epochs))``,
+    rounded down, and never less than `k`: where there are few images the formula would shrink.
+
+    Parameters
+    ----------
+    epoch : int
+        Number of epochs done, from 0.
+    epochs : int
+        Number of epochs of the whole training.
+    k : int
+        Number that a class starts with.
+    n_unlabeled : int
+        Number of unlabeled images ``n_u``.
+    n_classes : int
+        Number of classes ``C`` that the unlabeled images may belong to.
+    growth : float, default=0.7
+        Share of the epochs after which the largest number is reached; the paper uses 0.6 for
+        FGVCAircraft.
+    share : float, default=0.8
+        Largest number, as a share of the mean number of images of a class.
+    limit : int, default=1000
+        Largest number, whatever the number of images.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from capkit.pseudolabels import main_sample_target
+    >>> [main_sample_target(e, 50, k=16, n_unlabeled=6300, n_classes=45) for e in (0, 5, 35, 50)]
+    [16, 29, 112, 112]
+    """
+    largest = max(k, min(limit, share * n_unlabeled / n_classes))
+    done = min(1.0, epoch / (growth * epochs))
+    return int(k + (largest - k) * done)
+
+
+def renew_main_samples(
+    current: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, target: int
+) -> np.ndarray:
+    """Renew the main samples from an epoch's pseudolabels (method section 3).
+
+    Each class takes its most confident pseudolabeled images of the epoch first, up to `target`,
+    and fills what is left of that with images that it had before and no class takes now: first
+    those that the epoch gave no label, then those that it gave another, least sure first.
+
+    Parameters
+    ----------
+    current : array-like of shape (n_images,), dtype int
+        Class of each main sample, -1 for the other images.
+    predicted : array-like of shape (n_images,), dtype int
+        Pseudolabels of the epoch, -1 for images without one.
+    confidence : array-like of shape (n_images,)
+        Their probability; not looked at where there is no pseudolabel.
+    target : int
+        Largest number of images of a class, see :func:`main_sample_target`.
+
+    Returns
+    -------
+    ndarray of shape (n_images,), dtype int64
+        Class of each new main sample, -1 for the other images.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> from capkit.pseudolabels import renew_main_samples
+    >>> renew_main_samples([0, 0, -1, -1], [-1, 1, 0, 1], [0.0, 0.9, 0.8, 0.95], target=2)
+    array([0, 1, 0, 1])
+    """
+    current, predicted = np.asarray(current, np.int64), np.asarray(predicted, np.int64)
+    confidence = np.asarray(confidence, dtype=np.float64)
+    if not current.shape == predicted.shape == confidence.shape or current.ndim != 1:
+        raise ValueError(
+            "expected current, predicted and confidence of one shape (n_images,), got "
+            f"{current.shape}, {predicted.shape} and {confidence.shape}"
+        )
+    renewed = np.full(len(current), UNLABELED, dtype=np.int64)
+    fresh = _top_of_each_class(predicted, confidence, target)
+    renewed[fresh] = predicted[fresh]
+
+    # Old samples whose own class did not take them now; a class's fresh ones stand before them.
+    old = np.where(renewed == UNLABELED, current, UNLABELED)
+    contradiction = np.where(
+        predicted == UNLABELED, 0.0, np.where(predicted == old, -1.0, confidence)
+    )
+    claims = np.where(renewed == UNLABELED, old, renewed)
+    kept = _top_of_each_class(claims, np.where(renewed == UNLABELED, -contradiction, 2.0), target)
+    renewed[kept] = claims[kept]
+    return renewed
