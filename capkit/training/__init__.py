@@ -1,0 +1,1 @@
+"""Dual-adapter training: the module, the streams, the skorch net and what is around it."""
