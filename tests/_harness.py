@@ -1,0 +1,123 @@
+"""Subclasses through which scikit-learn's own checks can run: they read rows of a matrix.
+
+The checks pass matrices of shape (n_samples, n_features), which no estimator of capkit takes, and
+the estimators' tags say so. Here a row becomes an image of one pixel's height, or a row of a
+ConceptSpace; from there on everything is the real estimator's own.
+"""
+
+import numpy as np
+from scipy.special import expit
+from sklearn.utils.validation import validate_data
+
+from capkit import (
+    CAPClassifier,
+    CLIPEncoder,
+    ConceptAligner,
+    ConceptSpace,
+    MarginCalibrator,
+    MismatchDetector,
+)
+from capkit.baselines import ZeroShotClassifier
+
+N_CLASSES = 3
+
+
+class _Rows:
+    """Checks a matrix as scikit-learn's own estimators do, and passes on what it stands for."""
+
+    def fit(self, X, y=None):
+        rows = validate_data(self, X, dtype=np.float64)
+        super().fit(self._convert(rows), y, **self._fit_arguments(y))
+        self.n_features_in_ = rows.shape[1]  # of the matrix, which is what the checks look at
+        return self
+
+    def _read(self, X):
+        if not self.__sklearn_is_fitted__():
+            return X  # for the estimator to refuse
+        return self._convert(validate_data(self, X, reset=False, dtype=np.float64))
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "n_features_in_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+class _RowsAsImages(_Rows):
+    """Rows of numbers as gray images of shape (1, p), with class names that fit `y`."""
+
+    def _convert(self, rows):
+        return expit(rows)[:, None, :]
+
+    def _fit_arguments(self, y):
+        labels = np.unique([]) if y is None else np.unique(y)
+        if labels.dtype.kind in "OU":
+            return {"class_names": [str(label) for label in labels]}
+        n_classes = max(2, int(labels.max()) + 1) if len(labels) else N_CLASSES
+        return {"class_names": [f"class {index}" for index in range(n_classes)]}
+
+
+class _RowsAsSpace(_Rows):
+    """Rows as the image features of a space with random texts."""
+
+    def _convert(self, rows):
+        texts = np.random.RandomState(0).standard_normal((N_CLASSES, rows.shape[1]))
+        return ConceptSpace(_unit(rows), _unit(texts), [f"class {i}" for i in range(N_CLASSES)])
+
+    def _fit_arguments(self, y):
+        return {}
+
+
+def _unit(rows):
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1.0)
+
+
+class _Transforms:
+    def transform(self, X):
+        return super().transform(self._read(X))
+
+
+class _Classifies:
+    def predict(self, X):
+        return super().predict(self._read(X))
+
+    def predict_proba(self, X):
+        return super().predict_proba(self._read(X))
+
+    def decision_function(self, X):
+        return super().decision_function(self._read(X))
+
+    def score(self, X, y, sample_weight=None):
+        return super().score(self._read(X), y, sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # a random backbone knows nothing of the rows
+        return tags
+
+
+class RowCLIPEncoder(_Transforms, _RowsAsImages, CLIPEncoder):
+    """CLIPEncoder of rows."""
+
+
+class RowMismatchDetector(_Transforms, _RowsAsSpace, MismatchDetector):
+    """MismatchDetector of rows."""
+
+
+class RowConceptAligner(_Transforms, _RowsAsSpace, ConceptAligner):
+    """ConceptAligner of rows."""
+
+
+class RowMarginCalibrator(_Transforms, _RowsAsSpace, MarginCalibrator):
+    """MarginCalibrator of rows."""
+
+
+class RowZeroShotClassifier(_Classifies, _RowsAsImages, ZeroShotClassifier):
+    """ZeroShotClassifier of rows."""
+
+
+class RowCAPClassifier(_Classifies, _Transforms, _RowsAsImages, CAPClassifier):
+    """CAPClassifier of rows."""
