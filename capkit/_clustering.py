@@ -7,6 +7,7 @@ one interface: :class:`ScratchClusters` runs K-Means anew every round, as the me
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = ["ScratchClusters", "WarmClusters", "unit_rows"]
 # Share of a cluster's mean squared radius that its centre may lag behind the mean of its images.
 # It bounds the work: a centre that moved less is left where it is, until its moves add up.
 _TOLERANCE = 1e-3
+
+_SPARE = 1.5
 
 _ABSENT = -1  # label of an image that was removed
 
@@ -130,7 +133,8 @@ class WarmClusters:
     _SETTLE_ITERATIONS = 5
 
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
-        n_clusters = min(n_clusters, len(features))
+        wanted = min(n_clusters, len(features))
+        n_clusters = min(math.ceil(_SPARE * n_clusters), len(features))
         k_means = _k_means(features, n_clusters, n_init, max_iter, random_state)
         self._features = features
         self._texts = text_features
@@ -155,6 +159,9 @@ class WarmClusters:
         squares = np.einsum("ij,ij->i", features, features)
         self._tolerance = _TOLERANCE * float(np.mean(squares - 2 * self._scores))
         self._moved[:] = False
+        while len(self._counts) > wanted:
+            self._drop(self._cheapest())
+            self._settle()
 
     @property
     def images(self) -> np.ndarray:
@@ -193,6 +200,10 @@ class WarmClusters:
         self._drop(self._cheapest(dropped))
         while len(self._counts) > n_clusters:
             self._drop(self._cheapest())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Run a few Lloyd iterations, where anything moves."""
         for _ in range(self._SETTLE_ITERATIONS):
             self._fill_empty()
             self._follow_means()
@@ -247,13 +258,11 @@ class WarmClusters:
         self._place(clusters, means[clusters])
 
     def _cheapest(self, preferred: int | None = None) -> int:
-        """Cluster whose images cost least, in squared distance, to hand to a neighbour."""
-        halves, counts = self._half_squares, self._counts.astype(np.float32)
+        """Cluster whose images cost least, in squared distance, to hand to its neighbour."""
+        halves = self._half_squares
         distances = 2 * (halves[:, None] + halves - self._products)
-        weights = counts[:, None] * counts / np.maximum(counts[:, None] + counts, 1)
-        costs = weights * distances
-        np.fill_diagonal(costs, np.inf)
-        costs = costs.min(axis=1)
+        np.fill_diagonal(distances, np.inf)
+        costs = self._counts * distances.min(axis=1, initial=np.inf)
         cheapest = int(costs.argmin())
         if preferred is not None and costs[preferred] <= costs[cheapest]:
             return preferred

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -299,7 +299,7 @@ class MismatchDetector(ConceptStage):
         How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
         the paper has it. "warm" goes on from the centres that are left and touches only what
         changed, see Notes.
-    n_init : int, default=1
+    n_init : int, default=5
         Number of starts of each K-Means from k-means++; the best is taken.
     max_iter : int, default=100
         Largest number of iterations of each K-Means.
@@ -375,7 +375,7 @@ class MismatchDetector(ConceptStage):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, t=None, recluster="warm", n_init=1, max_iter=100, random_state=None):
+    def __init__(self, t=None, recluster="warm", n_init=5, max_iter=100, random_state=None):
         self.t = t
         self.recluster = recluster
         self.n_init = n_init

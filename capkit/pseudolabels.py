@@ -83,9 +83,7 @@ def _check_top_k(probabilities, k, similarities, mismatched) -> None:
             f"expected similarities of shape {probabilities.shape}, as the probabilities, "
             f"got {np.shape(similarities)}"
         )
-    if len(mismatched) and not (
-        mismatched[0] >= 0 and mismatched[-1] < probabilities.shape[1]
-    ):
+    if len(mismatched) and not (mismatched[0] >= 0 and mismatched[-1] < probabilities.shape[1]):
         raise ValueError(
             f"expected mismatched classes between 0 and {probabilities.shape[1] - 1}, "
             f"got {mismatched.tolist()}"
@@ -219,12 +217,10 @@ def renew_main_samples(
     fresh = _top_of_each_class(predicted, confidence, target)
     renewed[fresh] = predicted[fresh]
 
-    # Old samples whose own class did not take them now; a class's fresh ones stand before them.
-    old = np.where(renewed == UNLABELED, current, UNLABELED)
-    contradiction = np.where(
-        predicted == UNLABELED, 0.0, np.where(predicted == old, -1.0, confidence)
-    )
-    claims = np.where(renewed == UNLABELED, old, renewed)
-    kept = _top_of_each_class(claims, np.where(renewed == UNLABELED, -contradiction, 2.0), target)
+    # A class's fresh samples stand before its old ones, whose score is never above zero.
+    contradiction = np.where(predicted == UNLABELED, 0.0, confidence)
+    claims = np.where(renewed == UNLABELED, current, renewed)
+    scores = np.where(renewed == UNLABELED, -contradiction, 1.0)
+    kept = _top_of_each_class(claims, scores, target)
     renewed[kept] = claims[kept]
     return renewed

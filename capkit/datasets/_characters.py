@@ -27,7 +27,7 @@ def load_digits(
 
     The 1,797 digits of :func:`sklearn.datasets.load_digits`, 43 people's handwriting scanned to
     8 x 8 pixels, enlarged to 32 x 32 (bicubic, dark ink on light paper). Every third image of
-    each class is for testing: 1,202 images to train with, 595 to test.
+    each class is for testing: 1,201 images to train with, 596 to test.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def load_digits(
     >>> from capkit.datasets import load_digits
     >>> digits = load_digits(split="test")
     >>> digits.images.shape
-    (595, 32, 32, 3)
+    (596, 32, 32, 3)
     >>> digits.class_names[digits.target[0]]
-    'digit two'
+    'digit zero'
     """
     _check_split(split)
     raw = sklearn_datasets.load_digits()

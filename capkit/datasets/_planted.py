@@ -13,6 +13,10 @@ __all__ = ["make_concept_space"]
 # one narrow cone and its texts in another.
 _CONE = 1.5
 
+# What a mismatched text keeps of its class's direction, next to the wrong one of length one: too
+# little to be predicted, enough to tell two mismatched classes apart.
+_TRACE = 0.2
+
 # Classes of one group resemble each other.
 _GROUP_SIZE = 5
 
@@ -33,7 +37,7 @@ def make_concept_space(
 
     Images and texts lie in two narrow cones, a modality gap apart. The images of a class are
     spread around the class's direction; its text points into the same direction, but for the
-    mismatched classes, whose text points to where no image is. Classes come in groups of five
+    mismatched classes, whose text points to where no image is but for a trace of it. Classes come in groups of five
     that share a part of their direction. Every class has the same number of images, up to one.
 
     Parameters
@@ -98,7 +102,7 @@ def make_concept_space(
     concepts = _unit(own + confusion * shared[np.arange(n_classes) // _GROUP_SIZE])
     mismatched = np.sort(rng.permutation(n_classes)[:n_mismatched])
     text_concepts = concepts.copy()
-    text_concepts[mismatched] = elsewhere
+    text_concepts[mismatched] = _unit(elsewhere + _TRACE * own[mismatched])
     text_offsets = _CONE * means[1] + _noise(rng, n_classes, n_features, text_noise)
     target = rng.permutation(np.arange(n_images) % n_classes)
     images = concepts[target] + _noise(rng, n_images, n_features, noise)

@@ -1,0 +1,461 @@
+"""Replacing the texts of mismatched classes (concept alignment, method section 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import ClassifierMixin, _fit_context, clone
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import check_is_fitted
+
+from capkit._clustering import unit_rows
+from capkit._validation import UNLABELED, LabelCodec
+from capkit.base import ConceptStage, check_concept_space, expected_n_labels
+from capkit.exceptions import BackboneMismatchError
+from capkit.mismatch import MismatchDetector, pair_with_centers
+from capkit.pseudolabels import top_k_pseudo_labels
+from capkit.space import AlignmentResult, ConceptSpace, MismatchResult
+
+__all__ = ["ConceptAligner", "choose_descriptions", "move_across_gap"]
+
+
+def move_across_gap(
+    centers: np.ndarray, image_mean: np.ndarray, text_mean: np.ndarray
+) -> np.ndarray:
+    """Turn centres of images into text features (alignment without any text).
+
+    Images and texts lie in two narrow cones, so the centre of a class's images is far from any
+    text. What it deviates from the mean of the images by is what it says of its class; that is
+    added to the mean of the texts.
+
+    Parameters
+    ----------
+    centers : array-like of shape (n, n_features)
+        Unit rows.
+    image_mean : array-like of shape (n_features,)
+    text_mean : array-like of shape (n_features,)
+
+    Returns
+    -------
+    ndarray of shape (n, n_features), dtype float32
+        Unit rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.alignment import move_across_gap
+    >>> move_across_gap(np.array([[0.6, 0.8]]), np.array([0.6, 0.0]), np.array([0.0, 0.2]))
+    array([[0., 1.]], dtype=float32)
+    """
+    moved = np.asarray(centers) - np.asarray(image_mean) + np.asarray(text_mean)
+    return unit_rows(moved.astype(np.float32))
+
+
+def choose_descriptions(
+    description_features: Sequence[np.ndarray], centers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a description for each class, and which of the centres is the class's.
+
+    Classes and centres are paired by a linear assignment: the similarity of a class and a centre
+    is that of its most similar description, and the sum over the pairs is the largest possible.
+
+    Parameters
+    ----------
+    description_features : sequence of n_classes arrays of shape (n_descriptions, n_features)
+        Unit rows; the number of descriptions may differ between the classes.
+    centers : ndarray of shape (n_classes, n_features)
+        Unit rows.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_classes,), dtype int64
+        Index of each class's description that is most similar to its centre.
+    center_of_class : ndarray of shape (n_classes,), dtype int64
+        Row of `centers` of each class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.alignment import choose_descriptions
+    >>> first = np.array([[1.0, 0.0], [0.6, 0.8]])
+    >>> second = np.array([[0.8, 0.6]])
+    >>> choose_descriptions([first, second], np.eye(2))
+    (array([1, 0]), array([1, 0]))
+    """
+    similarity = [
+        np.asarray(features) @ np.asarray(centers).T for features in description_features
+    ]
+    center_of_class = pair_with_centers(np.array([rows.max(axis=0) for rows in similarity]))
+    chosen = [
+        rows[:, center].argmax() for rows, center in zip(similarity, center_of_class, strict=True)
+    ]
+    return np.array(chosen, dtype=np.int64), center_of_class
+
+
+class ConceptAligner(ClassifierMixin, ConceptStage):
+    """Give the mismatched classes a text feature that fits their images.
+
+    With a `describer`, each mismatched class gets the description that is most similar to the
+    cluster of images that is the class's. Without one, the centre of this cluster, moved across
+    the modality gap, stands in for the text feature. See the method's section 1.
+
+    The aligned space is a classifier already, so that the aligner has the methods of one.
+
+    Parameters
+    ----------
+    detector : MismatchDetector or None, default=None
+        Finds the mismatched classes of a space that no detector has seen; None is
+        ``MismatchDetector(random_state=random_state)``. Not used where the space carries a
+        detection.
+    describer : describer or None, default=None
+        Gives visual descriptions of a class: one of :mod:`capkit.describers`, or any callable
+        ``(class_name, n) -> list of str``. None aligns without texts.
+    n_descriptions : int, default=8
+        Number of descriptions of each mismatched class.
+    top_k : int, default=16
+        ``k``: largest number of pseudolabels of a class; the paper uses 6 for Flowers102.
+    device : str, default="auto"
+        Where the text tower encodes the descriptions.
+    random_state : int, RandomState instance or None, default=None
+        For the detector that None stands for.
+
+    Attributes
+    ----------
+    detector_ : MismatchDetector or None
+        The fitted detector; None where the space carried a detection.
+    mismatched_ : ndarray of shape (n_mismatched,), dtype int64
+        Indices of the mismatched classes, ascending.
+    aligned_ : ndarray of shape (n_aligned,), dtype int64
+        Indices of the classes whose text feature was replaced: the mismatched ones, but for
+        those that have no cluster of images and no descriptions.
+    descriptions_ : dict of str to list of str
+        All descriptions of each mismatched class; what :func:`capkit.describers.save_descriptions`
+        writes to a table. Empty without a describer.
+    chosen_ : dict of str to str
+        The description that each mismatched class got.
+    text_features_ : ndarray of shape (n_classes, n_features), dtype float32
+        Aligned text features, unit rows.
+    prompts_ : tuple of str or None
+        The text behind each class's feature, where the space has them.
+    shift_ : ndarray of shape (n_classes, n_features), dtype float32
+        Aligned minus zero-shot text feature of the classes aligned without a text; else zero.
+    pseudo_labels_ : ndarray of shape (n_images,), dtype int64
+        ``D_PL``: class of the images that each class is surest of, -1 for the others; see
+        :func:`capkit.pseudolabels.top_k_pseudo_labels`.
+    class_names_ : tuple of str
+        Names of the classes that the aligner was fitted on.
+    classes_ : ndarray of shape (n_classes,)
+        Labels that :meth:`predict` answers with, sorted: names, or indices where `y` had indices.
+
+    See Also
+    --------
+    MismatchDetector : The stage before this one.
+    MarginCalibrator : The stage behind it.
+
+    Notes
+    -----
+    A description is encoded as it is, formatted into no template. The image mean and the text
+    mean that bridge the gap are those over the classes that are not mismatched: of their cluster
+    centres and of their texts.
+
+    References
+    ----------
+    Wang et al., "Handling Imbalanced Pseudolabels for Vision-Language Models with Concept
+    Alignment and Confusion-Aware Calibrated Margin", ICML 2025, :arxiv:`2505.02056`.
+
+    Examples
+    --------
+    >>> from capkit import ConceptAligner
+    >>> from capkit.datasets import make_concept_space
+    >>> problem = make_concept_space(n_mismatched=2, random_state=0)
+    >>> zero_shot = (problem.space.predict() == problem.target).mean()
+    >>> aligner = ConceptAligner(random_state=0).fit(problem.space)
+    >>> aligned = aligner.score(problem.space, problem.target)
+    >>> print(f"{zero_shot:.2f} {aligned:.2f}")
+    0.89 0.99
+    """
+
+    _parameter_constraints: dict = {
+        "detector": [HasMethods(["fit", "transform"]), None],
+        "describer": [callable, HasMethods(["describe"]), None],
+        "n_descriptions": [Interval(Integral, 1, None, closed="left")],
+        "top_k": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        detector=None,
+        describer=None,
+        n_descriptions=8,
+        top_k=16,
+        device="auto",
+        random_state=None,
+    ):
+        self.detector = detector
+        self.describer = describer
+        self.n_descriptions = n_descriptions
+        self.top_k = top_k
+        self.device = device
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        return tags
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: ConceptSpace, y=None) -> ConceptAligner:
+        """Align the mismatched classes of a space.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+            With a detection, or without: then the aligner detects itself.
+        y : sequence of length n_images or None, default=None
+            Only whether these are names or indices is looked at: :meth:`predict` answers in kind.
+
+        Returns
+        -------
+        self : ConceptAligner
+
+        Raises
+        ------
+        ValueError
+            If a describer is given, but the space does not say which backbone made it.
+        DescriberError
+            If the describer fails or says nothing usable.
+        BackboneMismatchError
+            If the space was made by another backbone than the one of its name.
+        """
+        space = check_concept_space(X, self, min_images=1)
+        self.class_names_ = space.class_names
+        self._codec = LabelCodec.kind_only(
+            y, space.class_names, expected_n_labels(y, space)
+        )
+        self.classes_ = self._codec.classes
+        self._mismatch = self._detect(space)
+        self.mismatched_ = self._mismatch.mismatched
+        self._zero_shot_text_features = space.text_features
+        self.text_features_ = space.text_features.copy()
+        self.prompts_ = space.prompts
+        self.descriptions_, self.chosen_ = {}, {}
+        self.shift_ = np.zeros_like(space.text_features)
+        if self.describer is None:
+            self._align_without_text(space)
+        else:
+            self._align_by_text(space)
+        self._backbone_id = space.backbone_id
+        self.pseudo_labels_ = self._pseudo_labels(space)
+        return self
+
+    def _detect(self, space: ConceptSpace) -> MismatchResult:
+        self.detector_ = None
+        if space.mismatch is not None:
+            if self.detector is not None:
+                warnings.warn(
+                    "the ConceptSpace carries a detection already, so that the aligner's own "
+                    "detector is not used. Leave out one of the two.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            return space.mismatch
+        detector = self.detector
+        if detector is None:
+            detector = MismatchDetector(random_state=self.random_state)
+        self.detector_ = clone(detector).fit(space)
+        return self.detector_.transform(space).mismatch
+
+    def _align_without_text(self, space: ConceptSpace) -> None:
+        centers = self._mismatch.class_centers
+        has_center = centers.any(axis=1)
+        fitting = np.setdiff1d(np.flatnonzero(has_center), self.mismatched_)
+        self.aligned_ = self.mismatched_[has_center[self.mismatched_]]
+        if not len(self.aligned_):
+            return
+        if not len(fitting):
+            raise ValueError(
+                "every class is mismatched, so that nothing shows how images and texts lie to "
+                "each other. Use a smaller t, or a describer."
+            )
+        self.text_features_[self.aligned_] = move_across_gap(
+            centers[self.aligned_],
+            image_mean=centers[fitting].mean(axis=0),
+            text_mean=space.text_features[fitting].mean(axis=0),
+        )
+        self.shift_ = self.text_features_ - space.text_features
+
+    def _align_by_text(self, space: ConceptSpace) -> None:
+        from capkit.describers import describe_classes
+
+        self.aligned_ = self.mismatched_
+        if not len(self.mismatched_):
+            return
+        names = [space.class_names[index] for index in self.mismatched_]
+        encode = _text_encoder(space, self.device)  # fails before a language model is asked
+        self.descriptions_ = describe_classes(self.describer, names, self.n_descriptions)
+        features = [encode(self.descriptions_[name]) for name in names]
+        chosen, center_of_class = choose_descriptions(
+            features, self._mismatch.class_centers[self.mismatched_]
+        )
+        prompts = None if space.prompts is None else list(space.prompts)
+        for index, name, of_class, choice in zip(
+            self.mismatched_, names, features, chosen, strict=True
+        ):
+            self.chosen_[name] = self.descriptions_[name][choice]
+            self.text_features_[index] = of_class[choice]
+            if prompts is not None:
+                prompts[index] = self.chosen_[name]
+        self.prompts_ = None if prompts is None else tuple(prompts)
+        centers = self._mismatch.class_centers.copy()
+        centers[self.mismatched_] = centers[self.mismatched_][center_of_class]
+        self._mismatch = dataclasses.replace(self._mismatch, class_centers=centers)
+
+    def _pseudo_labels(self, space: ConceptSpace) -> np.ndarray:
+        aligned = dataclasses.replace(space, text_features=self.text_features_)
+        return top_k_pseudo_labels(
+            aligned.predict_proba(),
+            self.top_k,
+            similarities=aligned.image_features @ aligned.text_features.T,
+            mismatched=self.aligned_,
+        )
+
+    def transform(self, X: ConceptSpace) -> ConceptSpace:
+        """Replace the texts of a space by the aligned ones; nothing is aligned anew.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+            Of the classes and the backbone that the aligner was fitted on.
+
+        Returns
+        -------
+        ConceptSpace
+            With an :class:`~capkit.space.AlignmentResult`.
+        """
+        check_is_fitted(self)
+        space = check_concept_space(X, self)
+        if space.class_names != self.class_names_:
+            raise ValueError(
+                f"ConceptAligner was fitted on the {len(self.class_names_)} classes "
+                f"{self.class_names_!r:.80}, got {space.n_classes}: {space.class_names!r:.80}"
+            )
+        if None not in (space.backbone_id, self._backbone_id) and (
+            space.backbone_id != self._backbone_id
+        ):
+            raise BackboneMismatchError(
+                "ConceptAligner was fitted on features of another backbone than "
+                f"{space.backbone!r}. Fit it again, or encode the images with that backbone."
+            )
+        result = AlignmentResult(
+            zero_shot_text_features=self._zero_shot_text_features,
+            shift=self.shift_,
+            aligned=self.aligned_,
+            descriptions=dict(self.chosen_),
+        )
+        return dataclasses.replace(
+            space,
+            text_features=self.text_features_,
+            prompts=self.prompts_,
+            mismatch=self._mismatch,
+            alignment=result,
+        )
+
+    def decision_function(self, X: ConceptSpace) -> np.ndarray:
+        """Logits of the classes under the aligned texts.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_classes), dtype float32
+            Cosine similarities times the logit scale; columns in the order of ``classes_``.
+        """
+        space = self.transform(X)
+        return space.logits()[:, self._codec.column_order]
+
+    def predict_proba(self, X: ConceptSpace) -> np.ndarray:
+        """Probabilities of the classes under the aligned texts.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_classes), dtype float32
+            Columns in the order of ``classes_``.
+        """
+        space = self.transform(X)
+        return space.predict_proba()[:, self._codec.column_order]
+
+    def predict(self, X: ConceptSpace) -> np.ndarray:
+        """Most similar class under the aligned texts.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+
+        Returns
+        -------
+        ndarray of shape (n_images,)
+            Class names, or indices where ``fit`` was given indices.
+        """
+        predicted = self.transform(X).predict()
+        return self._codec.decode(predicted)
+
+    def score(self, X: ConceptSpace, y: Sequence) -> float:
+        """Accuracy of :meth:`predict`; unlabeled images do not count.
+
+        Parameters
+        ----------
+        X : ConceptSpace
+        y : sequence of length n_images
+            Names or indices; -1 or None where an image is unlabeled.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If no image is labeled.
+        """
+        space = self.transform(X)
+        _, labels = LabelCodec.from_labels(y, self.class_names_, len(space))
+        labeled = labels != UNLABELED
+        if not labeled.any():
+            raise ValueError("expected at least one labeled image in y, got none")
+        return float(np.mean(space.predict()[labeled] == labels[labeled]))
+
+
+def _text_encoder(space: ConceptSpace, device: str):
+    """Return a function from texts to unit features, of the backbone that made the space."""
+    if space.backbone is None:
+        raise ValueError(
+            "a describer's texts have to be encoded by the backbone that encoded the images, and "
+            "the ConceptSpace does not name it. Make the space with CLIPEncoder, name its "
+            "backbone, or align without a describer."
+        )
+    from capkit.backbones import load_backbone
+
+    backbone = load_backbone(space.backbone, device=device)
+    if space.backbone_id not in (None, backbone.identity):
+        raise BackboneMismatchError(
+            f"the ConceptSpace was made by another backbone than {space.backbone!r} is now: its "
+            "weights have changed. Encode the images again."
+        )
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return backbone.encode_texts(texts).cpu().numpy()
+
+    return encode
