@@ -14,6 +14,11 @@ __all__ = ["UNLABELED", "LabelCodec", "resolve_class_names"]
 
 UNLABELED = -1
 
+_RENUMBERED = (
+    " (Were these other labels when you passed them? cross_val_predict(method='predict_proba'), "
+    "VotingClassifier and StackingClassifier number them anew, -1 too.)"
+)
+
 
 def resolve_class_names(
     parameter: Sequence[str] | None,
@@ -146,28 +151,40 @@ class LabelCodec:
         """
         if y is None:
             return cls(class_names), np.full(n_images, UNLABELED, dtype=np.int64)
-        labels = _label_list(y)
-        if len(labels) != n_images:
-            raise LabelError(f"expected a label for each of {n_images} images, got {len(labels)}.")
+        labels = _label_list(y, n_images)
         kind = _kind_of(labels)
         codec = cls(class_names, kind or "name")
         return codec, codec.encode(labels)
 
     @classmethod
-    def kind_only(cls, y: Sequence | None, class_names: tuple[str, ...]) -> LabelCodec:
-        """Codec in the kind of `y`, whose values are not otherwise looked at.
+    def kind_only(
+        cls, y: Sequence | None, class_names: tuple[str, ...], n_images: int
+    ) -> LabelCodec:
+        """Codec in the kind of `y`, whose values decide nothing else.
 
         Parameters
         ----------
-        y : sequence or None
+        y : sequence of length n_images or None
         class_names : tuple of str
+        n_images : int
 
         Returns
         -------
         LabelCodec
+
+        Raises
+        ------
+        LabelError
+            If the length is wrong, names and indices are mixed, or an index is none into
+            `class_names`: answers in the same kind would then be read wrongly.
         """
-        kind = None if y is None else _kind_of(_label_list(y))
-        return cls(class_names, kind or "name")
+        if y is None:
+            return cls(class_names)
+        labels = _label_list(y, n_images)
+        codec = cls(class_names, _kind_of(labels) or "name")
+        if codec.kind == "index":
+            codec.encode(labels)
+        return codec
 
     @property
     def classes(self) -> np.ndarray:
@@ -218,6 +235,7 @@ class LabelCodec:
                         else f"an index from 0 to {n_classes - 1} into class_names"
                     )
                     + ", or -1 or None for an unlabeled image."
+                    + (_RENUMBERED if self.kind == "index" else "")
                 )
         return indices
 
@@ -254,7 +272,7 @@ def is_unlabeled(label: object) -> bool:
     return isinstance(label, Real) and (label == UNLABELED or label != label)
 
 
-def _label_list(y: Sequence) -> list:
+def _label_list(y: Sequence, n_images: int | None = None) -> list:
     if isinstance(y, (str, bytes)) or not hasattr(y, "__len__"):
         raise LabelError(f"expected y as a sequence of labels, got {y!r:.80}.")
     array = np.asarray(y) if hasattr(y, "__array__") else None
@@ -262,7 +280,10 @@ def _label_list(y: Sequence) -> list:
         array = array[:, 0]
     if array is not None and array.ndim != 1:
         raise LabelError(f"expected y of one dimension, got shape {array.shape}.")
-    return list(y) if array is None else array.tolist()
+    labels = list(y) if array is None else array.tolist()
+    if n_images is not None and len(labels) != n_images:
+        raise LabelError(f"expected a label for each of {n_images} images, got {len(labels)}.")
+    return labels
 
 
 def _is_index(label: object) -> bool:

@@ -1,0 +1,5 @@
+"""What to compare CAP with: other ways to classify with the same model and images."""
+
+from capkit.baselines.zero_shot import ZeroShotClassifier
+
+__all__ = ["ZeroShotClassifier"]
