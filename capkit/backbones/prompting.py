@@ -7,7 +7,6 @@ open_clip computes is what capkit computes, and without prompts the features are
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
+from capkit.backbones.lean import lean_copy, reads_class_token_only
 from capkit.exceptions import UnsupportedBackboneError
 
 __all__ = ["PromptedTowers", "TextTower", "VisualTower", "find_text_tower", "find_visual_tower"]
@@ -55,12 +55,15 @@ class VisualTower(NamedTuple):
         Width of a token.
     rotary : bool
         Whether the blocks take rotary position embeddings of the patches.
+    pools_patches : bool
+        Whether anything but the first token reaches the features.
     """
 
     entry: nn.Module
     blocks: Sequence[nn.Module]
     width: int
     rotary: bool
+    pools_patches: bool
 
 
 class TextTower(NamedTuple):
@@ -127,12 +130,22 @@ def find_visual_tower(model: nn.Module) -> VisualTower:
     """
     visual = model.visual
     if isinstance(visual, VisionTransformer):
-        width = visual.class_embedding.shape[-1]
-        return VisualTower(visual.ln_pre, visual.transformer.resblocks, width, rotary=False)
+        return VisualTower(
+            visual.ln_pre,
+            visual.transformer.resblocks,
+            width=visual.class_embedding.shape[-1],
+            rotary=False,
+            pools_patches=not reads_class_token_only(visual),
+        )
     trunk = visual.trunk if isinstance(visual, TimmModel) else None
     if isinstance(trunk, (TimmVisionTransformer, Eva)):
-        rotary = getattr(trunk, "rope", None) is not None
-        return VisualTower(trunk.norm_pre, trunk.blocks, trunk.embed_dim, rotary)
+        return VisualTower(
+            trunk.norm_pre,
+            trunk.blocks,
+            width=trunk.embed_dim,
+            rotary=getattr(trunk, "rope", None) is not None,
+            pools_patches=True,
+        )
     kind = type(visual if trunk is None else trunk).__name__
     raise UnsupportedBackboneError(f"prompts cannot enter a {kind} image tower. {_WORKING}")
 
@@ -172,9 +185,9 @@ class PromptedTowers:
     """The frozen towers of a vision-language model with a place for prompts.
 
     The model itself is never touched. The towers are a copy of its modules that shares every
-    tensor with it (no memory is taken), hooks are put on the copy for the time of one pass, and
-    a lock keeps the passes of several threads apart. Somebody else's pass through the model,
-    in another thread or in between, cannot see them.
+    tensor with it, hooks are put on the copy for the time of one pass, and a lock keeps the
+    passes of several threads apart. Somebody else's pass through the model, in another thread
+    or in between, cannot see them.
 
     Parameters
     ----------
@@ -213,7 +226,7 @@ class PromptedTowers:
         if text_chunk_size < 1:
             raise ValueError(f"text_chunk_size must be at least 1, got {text_chunk_size}")
         find_visual_tower(model), find_text_tower(model)  # refuse before anything is copied
-        self._model = _share_tensors(model)
+        self._model = lean_copy(model)
         self._text_pass = _TextPass(self._model)
         self._lock = threading.RLock()
         self.text_chunk_size = text_chunk_size
@@ -236,7 +249,9 @@ class PromptedTowers:
         Tensor of shape (B, d), float32
             Unit rows.
         """
-        with self._lock, _hooks(_visual_hooks(self.visual, prompts or [])):
+        prompts = list(prompts or [])
+        _check_depth(prompts, self.visual.blocks)
+        with self._lock, _hooks(_visual_hooks(self.visual, prompts)):
             return _unit_rows(self._model.encode_image(pixels))
 
     def encode_text(
@@ -259,6 +274,7 @@ class PromptedTowers:
             Unit rows.
         """
         prompts = list(prompts or [])
+        _check_depth(prompts, self.text.blocks)
         needs_gradient = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
         recompute = needs_gradient and len(tokens) > self.text_chunk_size
         groups = self._group(tokens)
@@ -319,10 +335,12 @@ class _TextPass(nn.Module):
         return self.model.encode_text(tokens)
 
 
-def _share_tensors(model: nn.Module) -> nn.Module:
-    """Copy a model's modules, but none of its parameters and buffers."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+def _check_depth(prompts: Sequence[Tensor], blocks: Sequence[nn.Module]) -> None:
+    if len(prompts) > len(blocks):
+        raise ValueError(
+            f"expected prompts for at most {len(blocks)} layers, as many as the tower has, "
+            f"got {len(prompts)}"
+        )
 
 
 def _unit_rows(features: Tensor) -> Tensor:
@@ -347,9 +365,10 @@ def _visual_hooks(tower: VisualTower, prompts: Sequence[Tensor]) -> Iterator[Rem
         yield block.register_forward_pre_hook(partial(_replace_last, prompt))
     for block in tower.blocks if tower.rotary else []:
         yield block.register_forward_pre_hook(partial(_extend_rope, n_prompts), with_kwargs=True)
-    yield tower.blocks[-1].register_forward_hook(
-        lambda module, args, tokens: tokens[:, :-n_prompts]
-    )
+    if tower.pools_patches:
+        yield tower.blocks[-1].register_forward_hook(
+            lambda module, args, tokens: tokens[:, :-n_prompts]
+        )
 
 
 def _text_hooks(

@@ -49,6 +49,3 @@ class Adapter(nn.Module):
         """Adapt unit rows (B, d); the result has unit rows too."""
         residual = self.fc2(F.relu(self.fc1(features)))
         return F.normalize(features + self.weight * residual, dim=-1)
-
-    def extra_repr(self) -> str:
-        return f"weight={self.weight}"

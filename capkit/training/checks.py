@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capkit._validation import UNLABELED, LabelCodec, resolve_class_names
-from capkit.base import check_concept_space
-from capkit.exceptions import ClassNamesError, LabelError
+from capkit._validation import UNLABELED, LabelCodec
+from capkit.base import check_images, expected_n_labels
+from capkit.exceptions import LabelError
 from capkit.images import ImageSource
 from capkit.space import ConceptSpace
 
@@ -70,22 +70,14 @@ def check_fit_input(
     ClassNamesError, LabelError, TypeError, ValueError
         If something is wrong with them.
     """
-    if isinstance(X, ConceptSpace):
-        images = check_concept_space(X, classifier, min_images=1)
-        names = _names_of_space(images, classifier.class_names, class_names)
-    else:
-        images = ImageSource.from_user(X)
-        if not len(images):
-            raise ValueError(
-                f"Found array with 0 sample(s): {type(classifier).__name__} expected at least "
-                "1 image."
-            )
-        names = resolve_class_names(classifier.class_names, class_names, len(images))
+    images, names = check_images(X, classifier, class_names)
+    n_labels = expected_n_labels(y, images)
     if classifier.paradigm == "ul":
-        codec = LabelCodec.kind_only(y, names)
+        codec = LabelCodec.kind_only(y, names, n_labels)
         labels = np.full(len(images), UNLABELED, dtype=np.int64)
     else:
-        codec, labels = _encode_labels(y, names, images)
+        codec, labels = LabelCodec.from_labels(y, names, n_labels)
+        labels = _of_rows(labels, images)
     check_labels(labels, classifier.paradigm, names)
     return FitInput(images, names, codec, labels)
 
@@ -117,7 +109,9 @@ def check_labels(labels: np.ndarray, paradigm: str, class_names: Sequence[str]) 
         raise LabelError(
             f"paradigm={paradigm!r} expected some unlabeled images, got a label for each of "
             f"{len(labels)}. Mark the unlabeled ones by -1; where all are labeled, an ordinary "
-            "classifier behind CLIPEncoder is what you want."
+            "classifier behind CLIPEncoder is what you want. (If you did mark them: "
+            "cross_val_predict(method='predict_proba'), VotingClassifier and StackingClassifier "
+            "number all labels anew, -1 too, and cannot be used with this paradigm.)"
         )
     if paradigm == "ssl" and len(present) < 2:
         raise LabelError(
@@ -217,27 +211,6 @@ def _check_devices(n_devices: int, batch_size: int) -> None:
         )
 
 
-def _names_of_space(space, parameter, fit_argument) -> tuple[str, ...]:
-    for given in (parameter, fit_argument):
-        if given is not None and tuple(given) != space.class_names:
-            raise ClassNamesError(
-                f"class_names ({len(given)}) differ from those of the ConceptSpace "
-                f"({len(space.class_names)}). Give them to CLIPEncoder only."
-            )
-    return resolve_class_names(space.class_names, None)
-
-
-def _encode_labels(y, names, images) -> tuple[LabelCodec, np.ndarray]:
-    if y is not None and isinstance(images, ConceptSpace) and len(y) != len(images):
-        codec, labels = LabelCodec.from_labels(y, names, len(y))
-        return codec, _of_rows(labels, images)
-    return LabelCodec.from_labels(y, names, len(images))
-
-
-def _of_rows(labels: np.ndarray, space: ConceptSpace) -> np.ndarray:
-    """Labels of a space's rows, from those of its rows or of all images behind it."""
-    if len(labels) == len(space):
-        return labels
-    if space.rows is None or len(labels) <= space.rows.max():
-        raise LabelError(f"expected a label for each of {len(space)} images, got {len(labels)}.")
-    return labels[space.rows]
+def _of_rows(labels: np.ndarray, images: ConceptSpace | ImageSource) -> np.ndarray:
+    """Labels of these images, from theirs or from those of all images behind a space."""
+    return labels if len(labels) == len(images) else labels[images.rows]

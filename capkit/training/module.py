@@ -189,8 +189,8 @@ class DualAdapterModule(nn.Module):
         if strong is not None and self.keep_strong is not None:
             logits["kept"] = self.keep_strong(logits["weak"])
             strong = strong[logits["kept"]]
-        batches = {"labeled": labeled, "main": main, "strong": strong}
-        batches = {name: batch for name, batch in batches.items() if batch is not None}
+        given = {"labeled": labeled, "main": main, "strong": strong}
+        batches = {name: batch for name, batch in given.items() if batch is not None}
         if batches:
             together = self.encoder.encode_images(torch.cat(list(batches.values())))
             parts = together.split([len(batch) for batch in batches.values()])

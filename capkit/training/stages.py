@@ -96,7 +96,10 @@ def run_stages(classifier: CAPClassifier, space: ConceptSpace, seed: int) -> Sta
             detector = _seeded(_given_or(classifier.detector, default), seed)
             space = detector.fit_transform(space)
         default = ConceptAligner(
-            describer=classifier.describer, n_descriptions=classifier.n_descriptions
+            describer=classifier.describer,
+            n_descriptions=classifier.n_descriptions,
+            top_k=classifier.top_k,
+            device=classifier.device,
         )
         aligner = _seeded(_given_or(classifier.aligner, default), seed)
         space = aligner.fit_transform(space)

@@ -1,0 +1,198 @@
+"""Tests of the net's loss and of how a training stops."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from capkit.exceptions import OutOfMemoryError, TrainingDivergedError
+from capkit.training.callbacks import class_balance
+from capkit.training.config import TrainingConfig
+from capkit.training.net import CAPNet, PseudoLabeler, is_out_of_memory
+from capkit.training.state import SelfTraining
+
+CONFIG = TrainingConfig.resolve(
+    {
+        "paradigm": "ssl",
+        "tuning": "adapter",
+        "prompt_length": 2,
+        "prompt_depth": 8,
+        "prompt_init": "a photo of a",
+        "adapter_dim": 4,
+        "adapter_weight": None,
+        "augment": None,
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "batch_size": 2,
+        "optimizer": None,
+        "learning_rate": 0.25,
+        "momentum": 0.9,
+        "weight_decay": None,
+        "warmup_epochs": 1,
+        "renew_every": 5,
+        "top_k": 16,
+        "growth": 0.7,
+        "main_share": 0.8,
+        "main_limit": 1000,
+    },
+    seed=0,
+)
+
+
+def make_net(margin_matrix, tau=0.6, classes=None):
+    state = SelfTraining.start(np.array([0, -1]), n_classes=len(margin_matrix))
+    state.margin_matrix = np.asarray(margin_matrix, dtype=np.float32)
+    net = CAPNet(
+        nn.Linear(2, 2),
+        nn.Module,
+        state=state,
+        config=CONFIG,
+        pseudo_labeler=PseudoLabeler(tau, classes),
+        train_split=None,
+        verbose=0,
+    ).initialize()
+    net.notify("on_epoch_begin")
+    return net
+
+
+def logits_of(*probabilities):
+    return torch.tensor(probabilities).log()
+
+
+def outputs(**logits):
+    """What the module gives: strong rows of kept images only."""
+    keep = PseudoLabeler(0.6)
+    return {**logits, "kept": keep(logits["weak"])}
+
+
+class TestPseudoLabeler:
+    def test_confidence_has_to_exceed_tau(self):
+        labeler = PseudoLabeler(0.5)
+        logits = logits_of([0.5, 0.5], [0.3, 0.7])
+        confidence, labels = labeler.predict(logits)
+        assert confidence.tolist() == pytest.approx([0.5, 0.7])
+        assert labels[1] == 1
+        assert labeler(logits).tolist() == [False, True]
+
+    def test_only_allowed_classes_share_the_probability(self):
+        labeler = PseudoLabeler(0.7, torch.tensor([1, 3]))
+        confidence, labels = labeler.predict(logits_of([0.6, 0.3, 0.0, 0.1]))
+        assert labels.tolist() == [1]
+        assert confidence.tolist() == pytest.approx([0.75])
+
+
+class TestLoss:
+    def test_is_the_sum_of_the_streams_means(self):
+        net = make_net(np.zeros((2, 2)))
+        predicted = outputs(
+            labeled=logits_of([0.5, 0.5], [0.25, 0.75]),
+            main=logits_of([0.8, 0.2], [0.8, 0.2]),
+            weak=logits_of([0.9, 0.1], [0.45, 0.55]),
+            strong=logits_of([0.4, 0.6]),
+        )
+        targets = {
+            "labeled": torch.tensor([0, 1]),
+            "main": torch.tensor([0, 1]),
+            "unlabeled": torch.tensor([1, 0]),
+        }
+        loss = net.get_loss(predicted, targets)
+        labeled = -(np.log(0.5) + np.log(0.75)) / 2
+        main = -(np.log(0.8) + np.log(0.2)) / 2
+        pseudo = -np.log(0.4)  # one image is kept, as class 0
+        assert loss.item() == pytest.approx(labeled + main + pseudo, rel=1e-6)
+
+    def test_margin_is_added_to_the_other_classes_logits(self):
+        net = make_net([[0.0, np.log(3.0)], [0.0, 0.0]])
+        predicted = outputs(
+            main=logits_of([0.5, 0.5], [0.5, 0.5]),
+            weak=logits_of([0.5, 0.5], [0.5, 0.5]),
+            strong=torch.empty(0, 2),
+        )
+        targets = {"main": torch.tensor([0, 1]), "unlabeled": torch.tensor([0, 1])}
+        # class 0: 1 / (1 + 3), class 1: 1 / (1 + 1)
+        expected = (np.log(4) + np.log(2)) / 2
+        assert net.get_loss(predicted, targets).item() == pytest.approx(expected, rel=1e-6)
+
+    def test_no_confident_image_leaves_the_pseudo_loss_at_zero(self):
+        net = make_net(np.zeros((2, 2)))
+        weak = logits_of([0.5, 0.5])
+        strong = torch.empty(0, 2, requires_grad=True)
+        loss = net.get_loss(
+            outputs(weak=weak, strong=strong, main=weak),
+            {"main": torch.tensor([0]), "unlabeled": torch.tensor([0])},
+        )
+        assert loss.item() == pytest.approx(np.log(2))
+        loss.backward()
+        assert torch.isfinite(strong.grad).all()
+
+    def test_predictions_are_collected_in_the_order_drawn(self):
+        net = make_net(np.zeros((2, 2)))
+        for image, row in ((3, [0.9, 0.1]), (1, [0.2, 0.8])):
+            weak = logits_of(row)
+            net.get_loss(
+                outputs(weak=weak, strong=weak, main=weak),
+                {"main": torch.tensor([0]), "unlabeled": torch.tensor([image])},
+            )
+        epoch = net.epoch_predictions()
+        assert epoch.indices.tolist() == [3, 1]
+        assert epoch.labels.tolist() == [0, 1]
+        assert epoch.confidence.tolist() == pytest.approx([0.9, 0.8])
+        assert epoch.losses["main"] == pytest.approx(-(np.log(0.9) + np.log(0.2)) / 2)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_diverged_loss_stops_with_step_and_learning_rate(self, value):
+        net = make_net(np.zeros((2, 2)))
+        net.state.epoch = 1
+        weak = logits_of([0.9, 0.1])
+        with pytest.raises(TrainingDivergedError) as caught:
+            net.get_loss(
+                outputs(weak=weak, strong=weak, main=weak * value),
+                {"main": torch.tensor([1]), "unlabeled": torch.tensor([0])},
+            )
+        message = str(caught.value)
+        assert "step 4 of 6 (epoch 2" in message
+        assert "Lower learning_rate (it is 0.25)" in message
+
+
+class TestOutOfMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        ],
+    )
+    def test_sizes_and_remedy_are_named(self, error, monkeypatch):
+        net = make_net(np.zeros((2, 2)))
+
+        def fail(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(net, "train_step_single", fail)
+        batch = ({"main": torch.zeros(2, 3, 8, 8)}, {"main": torch.zeros(2)})
+        with pytest.raises(OutOfMemoryError, match="batch_size") as caught:
+            net.train_step(batch)
+        assert "2 classes, batches main (2, 3, 8, 8)" in str(caught.value)
+
+    def test_the_allocator_of_the_cpu_is_recognised(self):
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(2**60)
+        assert is_out_of_memory(caught.value)
+
+    def test_other_errors_pass(self, monkeypatch):
+        net = make_net(np.zeros((2, 2)))
+
+        def fail(*args, **kwargs):
+            raise RuntimeError("shapes do not match")
+
+        monkeypatch.setattr(net, "train_step_single", fail)
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            net.train_step(({}, {}))
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([5, 5, 5], 1.0), ([7, 0, 0], 0.0), ([0, 0], 0.0), ([4], 0.0), ([1, 1, 0, 0], 0.5)],
+)
+def test_class_balance(counts, expected):
+    assert class_balance(np.array(counts)) == pytest.approx(expected)

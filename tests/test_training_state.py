@@ -1,0 +1,132 @@
+"""Tests of the training's checkpoint."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from capkit.exceptions import CheckpointError, CheckpointMismatchError
+from capkit.training.state import (
+    SelfTraining,
+    read_checkpoint,
+    read_fingerprint,
+    write_checkpoint,
+)
+
+FINGERPRINT = {"classes": ["cat", "dog"], "augment": 0.5, "betas": (0.9, 0.999)}
+
+
+def make_training(optimizer_class, n_steps=0, seed=0, **options):
+    torch.manual_seed(seed)
+    module = nn.Linear(3, 2)
+    optimizer = optimizer_class(module.parameters(), lr=0.1, **options)
+    state = SelfTraining.start(np.array([-1, 0, 1, -1]), n_classes=2)
+    for _ in range(n_steps):
+        make_step(module, optimizer)
+    return state, module, optimizer
+
+
+def make_step(module, optimizer):
+    optimizer.zero_grad()
+    module(torch.ones(4, 3)).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "training.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "options"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+        (torch.optim.SGD, {}),
+        (torch.optim.AdamW, {"betas": (0.9, 0.99)}),
+    ],
+)
+def test_a_training_goes_on_as_if_it_had_not_stopped(path, optimizer_class, options):
+    state, module, optimizer = make_training(optimizer_class, n_steps=2, **options)
+    state.epoch, state.history = 2, [{"loss": 0.1}, {"loss": 1 / 3}]
+    state.margin_matrix = np.array([[0, 1.5], [0.25, 0]], dtype=np.float32)
+    state.pseudo_labels[1] = 1
+    state.confidence[1] = 0.9
+    write_checkpoint(path, state, module, optimizer, FINGERPRINT)
+
+    restored = make_training(optimizer_class, seed=1, **options)
+    assert read_checkpoint(path, *restored, FINGERPRINT)
+    for name, value in vars(state).items():
+        found = getattr(restored[0], name)
+        assert np.array_equal(found, value), name
+        assert getattr(found, "dtype", None) == getattr(value, "dtype", None), name
+    for _ in range(2):
+        make_step(module, optimizer)
+        make_step(*restored[1:])
+    assert torch.equal(restored[1].weight, module.weight)
+
+
+def test_restored_arrays_can_be_written_to(path):
+    training = make_training(torch.optim.SGD)
+    write_checkpoint(path, *training, FINGERPRINT)
+    assert read_checkpoint(path, *training, FINGERPRINT)
+    training[0].pseudo_labels[0] = 1
+
+
+def test_without_a_file_nothing_is_changed(path):
+    state, module, optimizer = make_training(torch.optim.SGD)
+    before = module.weight.clone()
+    assert not read_checkpoint(path, state, module, optimizer, FINGERPRINT)
+    assert torch.equal(module.weight, before)
+    assert read_fingerprint(path) is None
+
+
+def test_fingerprint_can_be_read_alone(path):
+    write_checkpoint(path, *make_training(torch.optim.SGD), FINGERPRINT | {"seed": 7})
+    assert read_fingerprint(path)["seed"] == 7
+
+
+def test_another_training_s_checkpoint_is_refused_and_the_difference_named(path):
+    training = make_training(torch.optim.SGD)
+    write_checkpoint(path, *training, FINGERPRINT)
+    other = FINGERPRINT | {"augment": 0.25, "new": 1}
+    with pytest.raises(CheckpointMismatchError) as caught:
+        read_checkpoint(path, *training, other)
+    message = str(caught.value)
+    assert "augment (0.5 in the checkpoint, 0.25 now)" in message
+    assert "new (None in the checkpoint, 1 now)" in message
+    assert "classes" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_damaged_file_is_named(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"training\.safetensors is not a .* Delete it"):
+        read_checkpoint(path, *make_training(torch.optim.SGD), FINGERPRINT)
+
+
+def test_half_a_checkpoint_is_damaged(path):
+    training = make_training(torch.optim.SGD)
+    write_checkpoint(path, *training, FINGERPRINT)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path, *training, FINGERPRINT)
+
+
+def test_a_failed_write_is_an_error_and_keeps_the_last_epoch(path, monkeypatch):
+    state, module, optimizer = make_training(torch.optim.SGD)
+    state.epoch = 1
+    write_checkpoint(path, state, module, optimizer, FINGERPRINT)
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    state.epoch = 2
+    with pytest.raises(CheckpointError, match="No space left on device.*make room"):
+        write_checkpoint(path, state, module, optimizer, FINGERPRINT)
+    assert read_checkpoint(path, state, module, optimizer, FINGERPRINT)
+    assert state.epoch == 1
+    assert os.listdir(path.parent) == [path.name]
