@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-from collections.abc import Iterator
+import threading
 from pathlib import Path
-from typing import TextIO
 
-__all__ = ["atomic_writer", "write_atomically"]
-
-
-@contextlib.contextmanager
-def atomic_writer(path: str | os.PathLike) -> Iterator[TextIO]:
-    """Open a text file that takes the place of `path` once it is complete.
-
-    A reader sees the old file or the new one, never a part; after an error the old one is left.
-
-    Parameters
-    ----------
-    path : path
-        In a folder that exists.
-
-    Yields
-    ------
-    TextIO
-        UTF-8, line ends as written.
-    """
-    path = Path(path)
-    # In the same folder: replacing a file is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+__all__ = ["write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Write a file that takes the place of `path` once it is on the disk.
 
+    A reader sees the old file or the new one, never a part. Several processes and threads may
+    write at once: the last one wins.
+
     Parameters
     ----------
     path : path
-        In a folder that exists. One process at a time may write it; what a killed one left
-        unfinished is overwritten.
+        In a folder that exists.
     content : bytes
 
     Raises
@@ -58,7 +28,9 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         If it cannot be written; a file that stood there is left as it was.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    # In the same folder, since replacing a file is atomic only within one file system.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    partial = path.with_name(f".{path.name}.{writer}.partial")
     try:
         with open(partial, "wb") as stream:
             stream.write(content)

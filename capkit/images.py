@@ -346,7 +346,8 @@ def read_batches(
         ``S``.
     batch_size : int, default=256
     n_jobs : int or None, default=None
-        Number of threads; None means one for each CPU that this process may use, at most 8.
+        Number of threads; None means one for each CPU that this process may use, at most 8, and
+        -1 one for each.
 
     Yields
     ------
@@ -411,7 +412,7 @@ def _n_threads(n_jobs: int | None) -> int:
         n_cpus = os.cpu_count() or 1
     if n_jobs is None:
         return min(n_cpus, 8)
-    return n_jobs if n_jobs > 0 else max(1, n_cpus + 1 + n_jobs)
+    return n_cpus if n_jobs == -1 else n_jobs
 
 
 def decode_pixels(
@@ -430,7 +431,8 @@ def decode_pixels(
     to_pixels : callable
         Resizes and crops: PIL RGB image to (S, S, 3) uint8.
     n_jobs : int or None, default=None
-        Number of threads; None means one for each CPU that this process may use, at most 8.
+        Number of threads; None means one for each CPU that this process may use, at most 8, and
+        -1 one for each.
     memory_limit : int, default=2**30
         Bytes above which the pixels are kept in a temporary file instead of memory.
     folder : path or None, default=None

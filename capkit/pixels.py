@@ -72,7 +72,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image)
-        return Image.fromarray(_to_uint8(values if image.mode == "F" else _as_uint16(values)))
+        gray = _to_uint8(values if image.mode == "F" else _as_uint16(values))
+        return Image.fromarray(gray).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")  # Pillow goes from premultiplied gray to nothing else
     if image.has_transparency_data:

@@ -19,15 +19,17 @@ COLORS = [(10 * number, 0, 0) for number in range(7)]
 def paths(tmp_path):
     """Seven files whose red channel says which one they are."""
     paths = [tmp_path / f"{number}.png" for number in range(7)]
-    for path, color in zip(paths, COLORS, strict=True):
-        Image.new("RGB", (9, 6), color).save(path)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 6, 9, 3), dtype=np.uint8)
+    for path, color, image in zip(paths, COLORS, pixels, strict=True):
+        image[..., 0] = color[0]
+        Image.fromarray(image).save(path)
     return paths
 
 
 @pytest.fixture
 def broken_paths(paths):
     """The same files, of which 1 is cut, 3 is no image and 5 is not there."""
-    paths[1].write_bytes(paths[1].read_bytes()[:60])
+    paths[1].write_bytes(paths[1].read_bytes()[:100])
     paths[3].write_text("no image")
     paths[5].unlink()
     return paths

@@ -46,12 +46,8 @@ def test_palette_is_looked_up():
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa"])
 def test_transparency_is_laid_on_white(mode):
-    image = Image.new("RGBA", (1, 1), (0, 0, 0, 0))
-    if mode in ("La", "RGBa"):
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode])
-    elif mode == "PA":
-        image = image.convert("LA")
-    assert to_rgb(image.convert(mode)).getpixel((0, 0)) == WHITE
+    transparent_black = (0,) * len(Image.new(mode, (1, 1)).getbands())
+    assert to_rgb(Image.new(mode, (1, 1), transparent_black)).getpixel((0, 0)) == WHITE
 
 
 def test_half_transparent_color_is_mixed_with_white():
