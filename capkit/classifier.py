@@ -11,15 +11,14 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import (
     BaseEstimator,
-    ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 
-from capkit._validation import UNLABELED, LabelCodec
+from capkit._validation import UNLABELED
+from capkit.base import ImageClassifierMixin
 from capkit.exceptions import TrainingInterrupted
 from capkit.training.checks import FitInput, check_fit_input, check_inference, check_settings
 from capkit.training.config import DEFAULTS, INFERENCE_MODES
@@ -34,7 +33,7 @@ __all__ = ["CAPClassifier"]
 
 
 class CAPClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, ImageClassifierMixin, TransformerMixin, BaseEstimator
 ):
     """Adapt a CLIP-like model to unlabeled images by CAP, and classify with it.
 
@@ -236,20 +235,20 @@ class CAPClassifier(
         "n_jobs": [Integral, None],
         "on_error": [StrOptions({"raise", "skip"})],
         "cache_dir": [str, os.PathLike, None],
-        "device": [object],
+        "device": [str],
         "n_devices": [Interval(Integral, 1, None, closed="left")],
         "t": [
-            Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
+            Interval(Integral, 0, None, closed="left"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
             None,
         ],
-        "describer": [callable, None],
+        "describer": [callable, HasMethods(["describe"]), None],
         "n_descriptions": [Interval(Integral, 1, None, closed="left")],
-        "detector": [object],
-        "aligner": [object],
+        "detector": [HasMethods(["fit", "transform"]), None],
+        "aligner": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
         "tau": [Interval(Real, 0, 1, closed="both")],
         "m": [Interval(Real, 0, None, closed="left")],
-        "calibrator": [object],
+        "calibrator": [HasMethods(["fit_predictions"]), None],
         "tuning": [StrOptions({"prompt", "adapter"})],
         "prompt_length": [Interval(Integral, 1, None, closed="left")],
         "prompt_depth": [Interval(Integral, 1, None, closed="left")],
@@ -437,22 +436,6 @@ class CAPClassifier(
 
     # -- prediction
 
-    def decision_function(self, X: object) -> np.ndarray:
-        """Logits of the classes; of the "ensemble" logarithms of probabilities.
-
-        Parameters
-        ----------
-        X : sequence of images of length n_images, or ConceptSpace
-
-        Returns
-        -------
-        ndarray of shape (n_images, n_classes), or (n_images,) with two classes, dtype float32
-            Columns in the order of ``classes_``. With two classes, the second's minus the
-            first's.
-        """
-        scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
-
     def predict_proba(self, X: object) -> np.ndarray:
         """Probabilities of the classes.
 
@@ -466,20 +449,6 @@ class CAPClassifier(
             Columns in the order of ``classes_``.
         """
         return softmax(self._scores(X).astype(np.float64) / self.temperature_, axis=1)
-
-    def predict(self, X: object) -> np.ndarray:
-        """Most probable class of each image.
-
-        Parameters
-        ----------
-        X : sequence of images of length n_images, or ConceptSpace
-
-        Returns
-        -------
-        ndarray of shape (n_images,)
-            In the kind that ``y`` had at :meth:`fit`; class names where there was none.
-        """
-        return self.classes_[self._scores(X).argmax(axis=1)]
 
     def transform(self, X: object) -> np.ndarray:
         """Adapted features of images.
@@ -497,29 +466,6 @@ class CAPClassifier(
         from capkit.training import fitting
 
         return fitting.transform(self, X)
-
-    def score(self, X: object, y: Sequence, sample_weight: np.ndarray | None = None) -> float:
-        """Accuracy on the labeled images.
-
-        Parameters
-        ----------
-        X : sequence of images of length n_images, or ConceptSpace
-        y : sequence of length n_images
-            Class names or indices into ``class_names_``; images marked -1 or None do not count.
-        sample_weight : array-like of shape (n_images,) or None, default=None
-
-        Returns
-        -------
-        float
-        """
-        check_is_fitted(self)
-        _, truth = LabelCodec.from_labels(y, self.class_names_, len(X))
-        predicted = self._codec.encode(self.predict(X))
-        weight = np.ones(len(truth)) if sample_weight is None else np.asarray(sample_weight)
-        labeled = truth != UNLABELED
-        if not weight[labeled].sum() > 0:
-            raise ValueError("score expected at least one labeled image, got none.")
-        return float(np.average(predicted[labeled] == truth[labeled], weights=weight[labeled]))
 
     @property
     def backbone_(self) -> Backbone:
@@ -581,6 +527,7 @@ class CAPClassifier(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False  # images, or a ConceptSpace
+        tags.transformer_tags.preserves_dtype = []  # float32, whatever the images are
         tags.target_tags.required = self.paradigm != "ul"
         return tags
 

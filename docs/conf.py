@@ -23,7 +23,7 @@ extensions = [
 root_doc = "index"
 exclude_patterns = ["_build", "README.md"]
 templates_path = ["_templates"]
-default_role = "any"
+default_role = "literal"
 nitpicky = False
 suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold objects
 

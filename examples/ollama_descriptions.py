@@ -2,9 +2,9 @@
 Descriptions by a language model
 ================================
 
-A class whose name does not fit its images gets a description of what it looks like. A language model
-can write it. This page is not run when the documentation is built: it needs an
-`Ollama <https://ollama.com>`_ server, with a model pulled (``ollama pull llama3.2``).
+A class whose name does not fit its images gets a description of what it looks like. A language
+model can write it. This page is not run when the documentation is built: it needs an `Ollama
+<https://ollama.com>`_ server, with a model pulled (``ollama pull llama3.2``).
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ images = sorted(Path("my_images").glob("**/*.jpg"))
 names = ["annual crop land", "forest", "highway", "industrial buildings", "pasture", "river"]
 
 # %%
-# The model is asked once for each mismatched class; its answers are kept on disk. Saying what kind of
-# pictures they are helps: ``{class_name}`` and ``{n}`` are filled in.
+# The model is asked once for each mismatched class; its answers are kept on disk. Saying what
+# kind of pictures they are helps: ``{class_name}`` and ``{n}`` are filled in.
 
 describer = OllamaDescriber(
     model="llama3.2",
@@ -36,8 +36,8 @@ for name, description in model.descriptions_.items():
     print(name, "->", description)
 
 # %%
-# What a language model says is not always what is there. Write all its answers to a file, correct them,
-# and use the file from then on:
+# What a language model says is not always what is there. Write all its answers to a file,
+# correct them, and use the file from then on:
 
 save_descriptions("descriptions.csv", describer.describe(names, 8))
 

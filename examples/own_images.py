@@ -2,8 +2,8 @@
 Your own folder of images, with real CLIP weights
 =================================================
 
-Labels the images of a folder. Nothing is known about them but the names of the classes. This page is
-not run when the documentation is built, as it downloads the weights of a model.
+Labels the images of a folder. Nothing is known about them but the names of the classes. This page
+is not run when the documentation is built, as it downloads the weights of a model.
 """
 
 import csv
@@ -17,8 +17,8 @@ names = ["annual crop land", "forest", "highway", "industrial buildings", "pastu
 # %%
 # Without a GPU
 # -------------
-# Adapters are trained on features that are computed once and kept in ``cache_dir``: a second run, or
-# one with a few more images, encodes only what is new. A file that cannot be read is left out.
+# Adapters are trained on features that are computed once and kept in ``cache_dir``: a second
+# run, or one with a few more images, encodes only what is new.
 
 model = CAPClassifier(
     backbone="ViT-B-32/openai",
@@ -46,8 +46,8 @@ with open("labels.csv", "w", newline="") as stream:
 # %%
 # With a GPU
 # ----------
-# The paper's way: prompts in both towers of the model. Training writes its state after each epoch; if
-# it is stopped, run the same lines again.
+# The paper's way: prompts in both towers of the model. Training writes its state after each
+# epoch; if it is stopped, run the same lines again.
 
 model = CAPClassifier(
     backbone="ViT-B-32/openai",

@@ -2,8 +2,8 @@
 Choosing parameters with a few labels
 =====================================
 
-:class:`~sklearn.model_selection.GridSearchCV` takes a :class:`~capkit.CAPClassifier` as it takes any
-classifier. To compare settings, some images need a label; the others are marked with -1.
+:class:`~sklearn.model_selection.GridSearchCV` takes a :class:`~capkit.CAPClassifier` as it takes
+any classifier. To compare settings, some images need a label; the others are marked with -1.
 """
 
 import numpy as np
@@ -21,9 +21,9 @@ labeled = np.random.default_rng(0).choice(len(labels), 120, replace=False)
 labels[labeled] = digits.target[labeled]
 
 # %%
-# :class:`~capkit.model_selection.LabeledKFold` leaves the unlabeled images in every training part and
-# scores on the labeled ones that were held back. The paradigm is ``"ul"``: the labels choose between
-# settings, training itself does not look at them.
+# :class:`~capkit.model_selection.LabeledKFold` leaves the unlabeled images in every training
+# part and scores on the labeled ones that were held back. The paradigm is ``"ul"``: the labels
+# choose between settings, training itself does not look at them.
 
 model = CAPClassifier(
     paradigm="ul",

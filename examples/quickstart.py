@@ -3,8 +3,8 @@ Quickstart: handwriting for a model of print
 ============================================
 
 The small vision-language model that comes with capkit has only ever seen *printed* characters and
-their names. Here it meets *handwriting*: it is given pictures of letters and digits and the names of
-the classes, and not a single label.
+their names. Here it meets *handwriting*: it is given pictures of letters and digits and the names
+of the classes, and not a single label.
 
 ``make demo`` runs this script. It draws a picture into the current folder, or to the path that is
 given: ``python examples/quickstart.py picture.png``.
@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 from sklearn.pipeline import make_pipeline
 
-from capkit import CAPClassifier, CLIPEncoder, ConceptAligner, MismatchDetector
+from capkit import CAPClassifier, CLIPEncoder, ConceptAligner
 from capkit.baselines import ZeroShotClassifier
 from capkit.datasets import load_handwriting
 from capkit.describers import TableDescriber
@@ -26,13 +26,13 @@ from capkit.describers import TableDescriber
 # %%
 # The images
 # ----------
-# 62 classes in handwriting typefaces. The model trains on the images of some typefaces and is scored
-# on those of others.
+# 62 classes in handwriting typefaces. The model trains on the images of some typefaces and is
+# scored on those of others.
 
 train = load_handwriting(split="train")
 test = load_handwriting(split="test")
 names = train.class_names
-print(f"{len(train.images)} images without labels, {len(names)} classes, {len(test.images)} to score")
+print(f"{len(names)} classes, {len(train.images)} images without labels")
 
 # %%
 # Before
@@ -45,9 +45,9 @@ before = zero_shot.predict(test.images)
 # %%
 # Adapting
 # --------
-# One call finds the classes whose name does not fit their images, gives them another text, and trains
-# adapters on the model's features. The other texts come from a table of descriptions here; a language
-# model can write them too.
+# One call finds the classes whose name does not fit their images, gives them another text, and
+# trains adapters on the model's features. The other texts come from a table of descriptions
+# here; a language model can write them too.
 
 describer = TableDescriber(train.descriptions)
 model = CAPClassifier(
@@ -72,10 +72,11 @@ for name in model.mismatched_:
 # -----------------------
 # *Aligned* is the zero-shot prediction with the new texts, before any training.
 
-aligner = ConceptAligner(detector=MismatchDetector(random_state=0), describer=describer)
-stages = make_pipeline(CLIPEncoder(backbone="glyph"), aligner)
-stages.fit(train.images, clipencoder__class_names=names)
-aligned = np.array(names)[stages.predict(test.images)]
+stages = make_pipeline(
+    CLIPEncoder(backbone="glyph", class_names=names),
+    ConceptAligner(describer=describer, random_state=0),
+)
+aligned = stages.fit(train.images).predict(test.images)
 
 truth = np.array(names)[test.target]
 print(f"{'':12}{'accuracy':>10}{'mean recall of the classes':>30}")
@@ -87,7 +88,8 @@ for title, labels in {"zero-shot": before, "aligned": aligned, "CAP": after}.ite
 # %%
 # Before and after
 # ----------------
-# Left, the classes whose recall changed most; right, images whose label changed to the right one.
+# Left, the classes whose recall changed most; right, images whose label changed to the right
+# one.
 
 recalls = [recall_score(truth, labels, labels=names, average=None) for labels in (before, after)]
 change = recalls[1] - recalls[0]

@@ -52,7 +52,7 @@ class _RowsAsImages(_Rows):
         return expit(rows)[:, None, :]
 
     def _fit_arguments(self, y):
-        labels = np.unique([]) if y is None else np.unique(y)
+        labels = np.unique([] if y is None else np.asarray(y))
         if labels.dtype.kind in "OU":
             return {"class_names": [str(label) for label in labels]}
         n_classes = max(2, int(labels.max()) + 1) if len(labels) else N_CLASSES

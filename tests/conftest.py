@@ -45,3 +45,20 @@ def planted_space():
     from capkit.datasets import make_concept_space
 
     return make_concept_space(random_state=0).space
+
+
+@pytest.fixture
+def encoded_images(monkeypatch) -> list[int]:
+    """Number of images of each pass through an image tower; no feature is known before."""
+    from capkit import feature_store
+    from capkit.backbones.backbone import Backbone
+
+    feature_store._process_store.cache_clear()
+    passes, encode = [], Backbone.encode_images
+
+    def counting(backbone, pixels):
+        passes.append(len(pixels))
+        return encode(backbone, pixels)
+
+    monkeypatch.setattr(Backbone, "encode_images", counting)
+    return passes

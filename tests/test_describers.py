@@ -10,6 +10,7 @@ import pytest
 from ollama_server import OllamaServer
 from sklearn.base import clone
 
+from capkit.datasets import load_digits, load_handwriting
 from capkit.describers import (
     OllamaDescriber,
     TableDescriber,
@@ -217,7 +218,7 @@ def test_a_missing_model_says_how_to_pull_it(server):
 
 def test_a_model_removed_while_asking_says_how_to_pull_it(server, pauses):
     server.fail_next("404")
-    with pytest.raises(DescriberModelError, match="ollama pull llama3.2"):
+    with pytest.raises(DescriberModelError, match=r"ollama pull llama3\.2"):
         OllamaDescriber(host=server.host)("river")
     assert not pauses
 
@@ -285,7 +286,7 @@ def test_classes_answered_before_a_failure_are_kept(server, pauses):
 
 def test_a_server_without_models_says_so(server):
     server.models.clear()
-    with pytest.raises(DescriberModelError, match="none at all.*ollama pull llama3.2"):
+    with pytest.raises(DescriberModelError, match=r"none at all.*ollama pull llama3\.2"):
         OllamaDescriber(host=server.host)("river")
 
 
@@ -477,3 +478,23 @@ def test_long_texts_are_cut_between_words():
 def test_repetitions_do_not_count():
     texts = ["a blue band", "A blue  band", "", "a brown band", "a green band"]
     assert clean_descriptions(texts, "river", 2) == ["a blue band", "a brown band"]
+
+
+# -- the tables that come with the data sets
+
+
+@pytest.mark.parametrize("load", [load_digits, load_handwriting])
+def test_the_shipped_tables_describe_each_class_by_what_is_seen(load):
+    data = load(split="test")
+    table = describe_classes(TableDescriber(data.descriptions), data.class_names, 6)
+    assert table == data.descriptions  # nothing in them has to be cleaned
+    everything = [text for texts in table.values() for text in texts]
+    assert len(set(everything)) == len(everything)
+    for class_name, texts in table.items():
+        assert 4 <= len(texts) <= 6
+        naming = {"letter", "digit", "capital", class_name.split()[-1]} - {"a"}
+        for text in texts:
+            words = text.split()
+            assert 5 <= len(words) <= 18
+            assert text == text.lower() and text[-1].isalnum()
+            assert not naming & set(words)

@@ -5,12 +5,11 @@ classes at once also has ``describe(class_names, n) -> dict``. :func:`describe_c
 either kind and cleans what it says: whoever wrote it, it is data.
 """
 
-from capkit.describers.asking import Describer, clean_descriptions, describe_classes
+from capkit.describers.asking import clean_descriptions, describe_classes
 from capkit.describers.ollama import OllamaDescriber
 from capkit.describers.table import TableDescriber, load_descriptions, save_descriptions
 
 __all__ = [
-    "Describer",
     "OllamaDescriber",
     "TableDescriber",
     "clean_descriptions",

@@ -6,42 +6,25 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any
 
 from sklearn.utils import check_scalar
 
 from capkit.exceptions import DescriberAnswerError, DescriberError
 
-__all__ = ["Describer", "clean_descriptions", "describe_classes"]
+__all__ = ["clean_descriptions", "describe_classes"]
 
 MAX_DESCRIPTION_LENGTH = 300  # characters; a CLIP text tower reads 77 tokens at most
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _LIST_MARKER = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s+")
 
 
-class Describer(Protocol):
-    """What :class:`~capkit.ConceptAligner` takes as ``describer``."""
-
-    def __call__(self, class_name: str, n: int) -> Sequence[str]:
-        """Up to `n` visual descriptions of a class.
-
-        Parameters
-        ----------
-        class_name : str
-        n : int
-
-        Returns
-        -------
-        sequence of str
-        """
-
-
 def describe_classes(
-    describer: Describer | Callable[[str, int], Sequence[str]],
+    describer: Callable[[str, int], Sequence[str]],
     class_names: Iterable[str],
     n: int = 8,
 ) -> dict[str, list[str]]:
-    """Ask a describer for each class and clean the answers.
+    r"""Ask a describer for each class and clean the answers.
 
     Parameters
     ----------
@@ -67,7 +50,7 @@ def describe_classes(
     Examples
     --------
     >>> from capkit.describers import describe_classes
-    >>> describe_classes(lambda name, n: [f"a  {name}\\n", f"1. A {name}"], ["river"])
+    >>> describe_classes(lambda name, n: [f"a  {name}\n", f"1. A {name}"], ["river"])
     {'river': ['a river']}
     """
     n = check_scalar(n, "n", Integral, min_val=1)
@@ -117,7 +100,7 @@ def _ask_one_by_one(describer: Callable, class_names: list[str], n: int) -> dict
 
 
 def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = None) -> list[str]:
-    """Make descriptions safe to show and fit to encode.
+    r"""Make descriptions safe to show and fit to encode.
 
     Control and invisible formatting characters, escape sequences, list markers and superfluous
     blanks are taken out; what is longer than 300 characters is cut between words; repetitions
@@ -144,7 +127,7 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     Examples
     --------
     >>> from capkit.describers import clean_descriptions
-    >>> clean_descriptions(["1. a blue\\tribbon", "A blue ribbon", " "], "river")
+    >>> clean_descriptions(["1. a blue\tribbon", "A blue ribbon", " "], "river")
     ['a blue ribbon']
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):

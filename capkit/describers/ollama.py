@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval
 
-from capkit._files import atomic_writer
+from capkit._files import write_atomically
 from capkit.describers.asking import clean_descriptions
 from capkit.exceptions import (
     CacheError,
@@ -450,8 +450,7 @@ def _write_answer(
         "descriptions": descriptions,
     }
     try:
-        with atomic_writer(path) as stream:
-            json.dump(record, stream, ensure_ascii=False, indent=2)
+        write_atomically(path, json.dumps(record, ensure_ascii=False, indent=2).encode())
     except OSError as error:
         raise CacheError(
             f"cannot write the answer for class {question.class_name!r} to {path}: {error}. Free "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from sklearn.base import BaseEstimator
 
-from capkit._files import atomic_writer
+from capkit._files import write_atomically
 from capkit.describers.asking import clean_descriptions
 from capkit.exceptions import DescriberAnswerError
 
@@ -80,9 +81,10 @@ class TableDescriber(BaseEstimator):
         DescriberAnswerError
             If the table lacks a class or is not laid out as expected.
         """
-        is_mapping = isinstance(self.table, Mapping)
-        table = self.table if is_mapping else load_descriptions(self.table)
-        where = "the table" if is_mapping else str(self.table)
+        if isinstance(self.table, Mapping):
+            table, where = self.table, "the table"
+        else:
+            table, where = load_descriptions(self.table), os.fspath(self.table)
         descriptions = {}
         for name in class_names:
             if name not in table:
@@ -96,7 +98,9 @@ class TableDescriber(BaseEstimator):
         return descriptions
 
 
-def save_descriptions(path: str | os.PathLike, descriptions: Mapping[str, Sequence[str]]) -> None:
+def save_descriptions(
+    path: str | os.PathLike, descriptions: Mapping[str, Sequence[str] | str]
+) -> None:
     """Write descriptions to a file that a person can edit and TableDescriber reads.
 
     Parameters
@@ -104,8 +108,8 @@ def save_descriptions(path: str | os.PathLike, descriptions: Mapping[str, Sequen
     path : path
         Ends in ``.json`` (class names and lists of texts) or ``.csv`` (a line a description,
         columns ``class_name`` and ``description``). Replaced as a whole or not at all.
-    descriptions : mapping of str to sequence of str
-        For instance ``aligner.descriptions_``, or ``error.descriptions`` of a
+    descriptions : mapping of str to sequence of str, or to str
+        For instance ``aligner.descriptions_`` or ``classifier.descriptions_``, or ``error.descriptions`` of a
         :class:`~capkit.exceptions.DescriberError`.
 
     Raises
@@ -125,17 +129,20 @@ def save_descriptions(path: str | os.PathLike, descriptions: Mapping[str, Sequen
     >>> TableDescriber(path)("river")
     ['a winding blue band']
     """
-    suffix = _table_suffix(path)
-    with atomic_writer(Path(path)) as stream:
-        if suffix == ".json":
-            table = {name: list(texts) for name, texts in descriptions.items()}
-            json.dump(table, stream, ensure_ascii=False, indent=2)
-            stream.write("\n")
-        else:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(_CSV_HEADER)
-            for name, texts in descriptions.items():
-                writer.writerows((name, text) for text in texts)
+    table = {
+        name: [texts] if isinstance(texts, str) else list(texts)
+        for name, texts in descriptions.items()
+    }
+    if _table_suffix(path) == ".json":
+        content = json.dumps(table, ensure_ascii=False, indent=2) + "\n"
+    else:
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(_CSV_HEADER)
+        for name, texts in table.items():
+            writer.writerows((name, text) for text in texts)
+        content = stream.getvalue()
+    write_atomically(path, content.encode())
 
 
 def load_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
