@@ -21,7 +21,8 @@ __all__ = ["ScratchClusters", "WarmClusters", "unit_rows"]
 # It bounds the work: a centre that moved less is left where it is, until its moves add up.
 _TOLERANCE = 1e-3
 
-_SPARE = 1.5
+# Clusters that the warm form starts with, for each one that is wanted.
+_SPARE = 2.0
 
 _ABSENT = -1  # label of an image that was removed
 
@@ -81,15 +82,13 @@ class ScratchClusters:
         self.images = np.arange(len(features))
         self._cluster(n_clusters)
 
-    def shrink(self, removed: np.ndarray, dropped: int) -> None:
+    def shrink(self, removed: np.ndarray) -> None:
         """Take images away and cluster the others into one cluster less.
 
         Parameters
         ----------
         removed : ndarray of int
             Positions in :attr:`images`.
-        dropped : int
-            Cluster that is matched. K-Means from scratch does not need it.
         """
         self.images = np.delete(self.images, removed)
         self._cluster(len(self.centers) - 1)
@@ -113,10 +112,13 @@ class WarmClusters:
     moved centres are computed: an image whose own centre stood still can only change to a moved
     one, and an image whose centre came nearer needs no look at the others either.
 
-    The cluster that is given up is the one whose images cost least to hand to a neighbour
-    (Ward's criterion). Mostly that is the matched one, which just lost its images. But if a
-    second class shares that cluster, its images keep the centre, and the spare one of a class
-    that K-Means had split in two is given up instead, as clustering from scratch would do.
+    The cluster that is given up is the smaller one of the two that cost least to merge (Ward's
+    criterion). Mostly that is the matched one, which just lost its images. But if a second class
+    shares that cluster, its images keep the centre, and the spare one of a class that K-Means had
+    split in two is given up instead, as clustering from scratch would do.
+
+    For the same reason the first K-Means starts with more clusters than are wanted and gives up
+    the cheapest: a centre that two classes share would stay shared in every round to come.
 
     Parameters and attributes as of :class:`ScratchClusters`.
 
@@ -184,20 +186,17 @@ class WarmClusters:
         norms = np.sqrt(2 * self._half_squares)
         return self._text_products / np.where(norms > 0, norms, 1)
 
-    def shrink(self, removed: np.ndarray, dropped: int) -> None:
+    def shrink(self, removed: np.ndarray) -> None:
         """Take images away, give up one cluster, and let the others settle.
 
         Parameters
         ----------
         removed : ndarray of int
             Positions in :attr:`images`.
-        dropped : int
-            Cluster that is matched: it is given up unless another costs less.
         """
         self._remove(np.flatnonzero(self._labels != _ABSENT)[removed])
         self._follow_means()
         n_clusters = min(len(self._counts) - 1, self._n_left)
-        self._drop(self._cheapest(dropped))
         while len(self._counts) > n_clusters:
             self._drop(self._cheapest())
         self._settle()
@@ -257,16 +256,15 @@ class WarmClusters:
         clusters = np.flatnonzero(lags)
         self._place(clusters, means[clusters])
 
-    def _cheapest(self, preferred: int | None = None) -> int:
-        """Cluster whose images cost least, in squared distance, to hand to its neighbour."""
-        halves = self._half_squares
+    def _cheapest(self) -> int:
+        """Smaller one of the two clusters that cost least, in squared distance, to merge."""
+        halves, counts = self._half_squares, self._counts.astype(np.float32)
         distances = 2 * (halves[:, None] + halves - self._products)
-        np.fill_diagonal(distances, np.inf)
-        costs = self._counts * distances.min(axis=1, initial=np.inf)
-        cheapest = int(costs.argmin())
-        if preferred is not None and costs[preferred] <= costs[cheapest]:
-            return preferred
-        return cheapest
+        weights = counts[:, None] * counts / np.maximum(counts[:, None] + counts, 1)
+        costs = weights * distances
+        np.fill_diagonal(costs, np.inf)
+        pair = np.unravel_index(costs.argmin(), costs.shape)
+        return int(min(pair, key=lambda cluster: counts[cluster]))
 
     def _drop(self, cluster: int) -> None:
         """Give up a cluster; its images go to the nearest of the others."""

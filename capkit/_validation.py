@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 import numpy as np
+from sklearn.utils import column_or_1d
 
 from capkit.exceptions import ClassNamesError, LabelError
 
@@ -273,11 +274,12 @@ def is_unlabeled(label: object) -> bool:
 
 
 def _label_list(y: Sequence, n_images: int | None = None) -> list:
-    if isinstance(y, (str, bytes)) or not hasattr(y, "__len__"):
+    is_sequence = hasattr(y, "__len__") or hasattr(y, "__array__")
+    if isinstance(y, (str, bytes)) or not is_sequence:
         raise LabelError(f"expected y as a sequence of labels, got {y!r:.80}.")
     array = np.asarray(y) if hasattr(y, "__array__") else None
     if array is not None and array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
+        array = column_or_1d(array, warn=True)
     if array is not None and array.ndim != 1:
         raise LabelError(f"expected y of one dimension, got shape {array.shape}.")
     labels = list(y) if array is None else array.tolist()
@@ -303,8 +305,8 @@ def _kind_of(labels: list) -> str | None:
             kinds.add("index")
         else:
             raise LabelError(
-                f"label {label!r} ({type(label).__name__}) is neither a class name nor an index "
-                "into class_names."
+                f"Unknown label type: {label!r} ({type(label).__name__}) is neither a class name "
+                "nor an index into class_names."
             )
     if len(kinds) > 1:
         raise LabelError("y mixes class names and indices into class_names: use one of them.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._validation import UNLABELED, LabelCodec, resolve_class_names
@@ -126,8 +126,17 @@ def expected_n_labels(y: Sequence | None, images: ConceptSpace | ImageSource) ->
     return len(images)
 
 
-class ConceptStage(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class ConceptStage(
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
     """Base of the transformers that take a ConceptSpace and return one."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Not even set_config(transform_output="pandas") makes a table of a ConceptSpace.
+        super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)
 
     def set_output(self, *, transform: str | None = None) -> ConceptStage:
         """Do nothing: a stage gives a ConceptSpace whatever container is asked for.
@@ -171,6 +180,7 @@ class ImageClassifierMixin(ClassifierMixin):
         Parameters
         ----------
         X : sequence of images of length n_images, or ConceptSpace
+            As :meth:`fit` takes it.
 
         Returns
         -------
@@ -187,6 +197,7 @@ class ImageClassifierMixin(ClassifierMixin):
         Parameters
         ----------
         X : sequence of images of length n_images, or ConceptSpace
+            As :meth:`fit` takes it.
 
         Returns
         -------
@@ -201,6 +212,7 @@ class ImageClassifierMixin(ClassifierMixin):
         Parameters
         ----------
         X : sequence of images of length n_images, or ConceptSpace
+            As :meth:`fit` takes it.
 
         Returns
         -------
@@ -216,6 +228,7 @@ class ImageClassifierMixin(ClassifierMixin):
         Parameters
         ----------
         X : sequence of images of length n_images, or ConceptSpace
+            As :meth:`fit` takes it.
         y : sequence of length n_images
             Class names or indices into ``class_names_``; images marked -1 or None do not count.
         sample_weight : array-like of shape (n_images,) or None, default=None

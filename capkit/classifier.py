@@ -207,6 +207,16 @@ class CAPClassifier(
     CLIPEncoder, MismatchDetector, ConceptAligner, MarginCalibrator : The stages.
     capkit.baselines.ZeroShotClassifier : The same model without any training.
 
+    Notes
+    -----
+    ``cross_val_predict(method="predict_proba")``, ``VotingClassifier``, ``StackingClassifier`` and
+    ``CalibratedClassifierCV(ensemble=False)`` of scikit-learn pass on, in place of `y`, positions
+    in the sorted labels. Nothing changes where `y` holds indices, or where `class_names` are in
+    alphabetical order, as long as every class occurs in `y`. Names in another order would be
+    mistaken for other names, as nothing tells positions from indices into `class_names`: pass
+    indices instead, or to cross_val_predict no `y`. With ``"ssl"`` and ``"trzsl"`` there is an error, for
+    the marks of unlabeled images are lost on this way.
+
     References
     ----------
     Wang et al., "Handling Imbalanced Pseudolabels for Vision-Language Models with Concept
@@ -433,6 +443,7 @@ class CAPClassifier(
         self.classes_ = given.codec.classes
         self.temperature_ = 1.0
         self.temperature_ = self._find_temperature(result.space, result.labels)
+        fitting.prepare_predictor(self)  # now, so that predicting changes no attribute
 
     # -- prediction
 

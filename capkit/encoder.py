@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, _fit_context
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -38,7 +39,7 @@ __all__ = ["CLIPEncoder", "encode_images", "encode_texts"]
 _SHOWN_FAILURES = 20
 
 
-class CLIPEncoder(ConceptStage):
+class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     """Encode images and class names with a CLIP-like model.
 
     Turns images into a :class:`~capkit.ConceptSpace`, the value that the other stages take.
@@ -248,6 +249,10 @@ class CLIPEncoder(ConceptStage):
         )
 
     @property
+    def _n_features_out(self) -> int:
+        return self.n_features_out_
+
+    @property
     def backbone_(self) -> Backbone:
         """The model, loaded once per process and not part of the pickled encoder."""
         check_is_fitted(self)
@@ -371,8 +376,9 @@ def encode_images(
         batch_size=batch_size,
         n_jobs=n_jobs,
     )
-    hide_bar = not verbose or not pending
-    with tqdm(total=len(pending), desc="encoding", unit="image", disable=hide_bar) as bar:
+    hide = not verbose or not pending
+    bar = tqdm(total=len(pending), desc="encoding", unit="image", disable=hide)
+    with contextlib.closing(batches), bar:
         for batch in batches:
             if batch.errors and not skip_errors:
                 raise next(iter(batch.errors.values()))
@@ -415,7 +421,8 @@ def _encode_batch(
 
 
 def _run_image_tower(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
-    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    writable = np.require(pixels, requirements="W")  # torch warns of memory that it may not change
+    channels_first = torch.from_numpy(writable).permute(0, 3, 1, 2)
     try:
         return backbone.encode_images(channels_first).cpu().numpy()
     except (RuntimeError, MemoryError) as error:

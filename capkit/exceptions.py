@@ -48,12 +48,14 @@ class LabelError(CapkitError, ValueError):
 class ImageReadError(CapkitError, OSError):
     """An image could not be read.
 
-    Attributes
+    Parameters
     ----------
     index : int
         Position of the image in the input.
     name : str
         Its path, or a description of what was given.
+    reason : object
+        What went wrong; kept as a str.
     """
 
     def __init__(self, index: int, name: str, reason: object):
@@ -122,8 +124,11 @@ class TrainingDivergedError(CapkitError, ArithmeticError):
     """The loss became NaN or infinite."""
 
 
-class TrainingInterrupted(CapkitError, KeyboardInterrupt):
-    """Training was interrupted; the estimator is not fitted."""
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was interrupted; the estimator is not fitted.
+
+    No :class:`CapkitError`: those are Exceptions, which a search catches and goes on from.
+    """
 
 
 class OutOfMemoryError(CapkitError, MemoryError):

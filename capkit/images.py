@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -332,7 +333,7 @@ def read_batches(
     *,
     batch_size: int = 256,
     n_jobs: int | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Decode images in threads, a batch ahead of the one that is being used.
 
     Parameters
@@ -457,10 +458,12 @@ def decode_pixels(
         return source.pixels()
     pixels = _allocate((len(source), size, size, 3), memory_limit, folder)
     indices = np.arange(len(source))
-    for batch in read_batches(source, indices, to_pixels, size, n_jobs=n_jobs):
-        if batch.errors:
-            raise next(iter(batch.errors.values()))
-        pixels[batch.indices] = batch.pixels
+    batches = read_batches(source, indices, to_pixels, size, n_jobs=n_jobs)
+    with contextlib.closing(batches):
+        for batch in batches:
+            if batch.errors:
+                raise next(iter(batch.errors.values()))
+            pixels[batch.indices] = batch.pixels
     return pixels
 
 

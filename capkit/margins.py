@@ -302,6 +302,8 @@ class MarginCalibrator(ConceptStage):
         ``S``: similarity of the classes.
     margin_matrix_ : ndarray of shape (n_classes, n_classes), dtype float32
         ``M``: ``M[i, j]`` is added to the logit of class j for a sample of class i.
+    n_features_in_ : int
+        Width ``d`` of the features.
 
     See Also
     --------
@@ -422,6 +424,7 @@ class MarginCalibrator(ConceptStage):
         self.scale_ = margin_scale(self.tendency_, self.m, self.form)
         self.similarity_ = class_similarity(image_features, labels, text_features)
         self.margin_matrix_ = margin_matrix(self.similarity_, self.scale_).astype(np.float32)
+        self.n_features_in_ = np.shape(text_features)[1]
         return self
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:

@@ -260,7 +260,7 @@ def match_classes(
             clusters.labels == cluster,
             limit,
         )
-        clusters.shrink(removed, cluster)
+        clusters.shrink(removed)
         left = np.delete(left, row)
 
     center_of_class = np.full(n_classes, -1, dtype=np.int64)
@@ -299,7 +299,7 @@ class MismatchDetector(ConceptStage):
         How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
         the paper has it. "warm" goes on from the centres that are left and touches only what
         changed, see Notes.
-    n_init : int, default=5
+    n_init : int, default=3
         Number of starts of each K-Means from k-means++; the best is taken.
     max_iter : int, default=100
         Largest number of iterations of each K-Means.
@@ -314,6 +314,8 @@ class MismatchDetector(ConceptStage):
         Number of classes that `t` stands for.
     class_names_ : tuple of str
         Names of the classes that the detector was fitted on.
+    n_features_in_ : int
+        Width ``d`` of the features.
     match_order_ : ndarray of shape (n_matched,), dtype int64
         Indices of the matched classes, first match first.
     match_confidence_ : ndarray of shape (n_classes,)
@@ -375,7 +377,7 @@ class MismatchDetector(ConceptStage):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, t=None, recluster="warm", n_init=5, max_iter=100, random_state=None):
+    def __init__(self, t=None, recluster="warm", n_init=3, max_iter=100, random_state=None):
         self.t = t
         self.recluster = recluster
         self.n_init = n_init
@@ -415,6 +417,7 @@ class MismatchDetector(ConceptStage):
             random_state=check_random_state(self.random_state),
         )
         matches = match_classes(clusters, summary, space.logit_scale, self.t_)
+        self.n_features_in_ = space.shape[1]
         self.class_names_ = space.class_names
         self.match_order_, self.unmatched_ = matches.order, matches.left
         self.match_confidence_ = matches.confidence

@@ -189,4 +189,7 @@ def _decode_parameters(encoded: Mapping[str, Any]) -> dict[str, Any]:
 def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return _ESTIMATORS[value["estimator"]](**_decode_parameters(value["parameters"]))
+    name = value["estimator"]
+    if name not in _ESTIMATORS:
+        raise ValueError(f"expected one of {sorted(_ESTIMATORS)}, the file names {name!r}.")
+    return _ESTIMATORS[name](**_decode_parameters(value["parameters"]))

@@ -231,15 +231,30 @@ class ConceptSpace:
     # -- the zero-shot classifier that the space is
 
     def logits(self) -> np.ndarray:
-        """``s * Z @ W.T``, shape (n_images, n_classes), float32."""
+        """Scaled cosine similarities, ``s * Z @ W.T``.
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_classes), dtype float32
+        """
         return self.logit_scale * (self.image_features @ self.text_features.T)
 
     def predict_proba(self) -> np.ndarray:
-        """Softmax of :meth:`logits` over the classes, shape (n_images, n_classes), float32."""
+        """Softmax of :meth:`logits` over the classes.
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_classes), dtype float32
+        """
         return softmax(self.logits(), axis=1)
 
     def predict(self) -> np.ndarray:
-        """Index of the most similar class of each image, shape (n_images,), int64."""
+        """Index of the most similar class of each image.
+
+        Returns
+        -------
+        ndarray of shape (n_images,), dtype int64
+        """
         return self.logits().argmax(axis=1).astype(np.int64)
 
 

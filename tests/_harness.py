@@ -27,7 +27,8 @@ class _Rows:
 
     def fit(self, X, y=None):
         rows = validate_data(self, X, dtype=np.float64)
-        super().fit(self._convert(rows), y, **self._fit_arguments(y))
+        self._names = _class_names(y)
+        super().fit(self._convert(rows), y, **self._fit_arguments())
         self.n_features_in_ = rows.shape[1]  # of the matrix, which is what the checks look at
         return self
 
@@ -46,28 +47,34 @@ class _Rows:
 
 
 class _RowsAsImages(_Rows):
-    """Rows of numbers as gray images of shape (1, p), with class names that fit `y`."""
+    """Rows of numbers as gray images of shape (1, p)."""
 
     def _convert(self, rows):
         return expit(rows)[:, None, :]
 
-    def _fit_arguments(self, y):
-        labels = np.unique([] if y is None else np.asarray(y))
-        if labels.dtype.kind in "OU":
-            return {"class_names": [str(label) for label in labels]}
-        n_classes = max(2, int(labels.max()) + 1) if len(labels) else N_CLASSES
-        return {"class_names": [f"class {index}" for index in range(n_classes)]}
+    def _fit_arguments(self):
+        return {"class_names": self._names}
 
 
 class _RowsAsSpace(_Rows):
     """Rows as the image features of a space with random texts."""
 
     def _convert(self, rows):
-        texts = np.random.RandomState(0).standard_normal((N_CLASSES, rows.shape[1]))
-        return ConceptSpace(_unit(rows), _unit(texts), [f"class {i}" for i in range(N_CLASSES)])
+        texts = np.random.RandomState(0).standard_normal((len(self._names), rows.shape[1]))
+        return ConceptSpace(_unit(rows), _unit(texts), self._names)
 
-    def _fit_arguments(self, y):
+    def _fit_arguments(self):
         return {}
+
+
+def _class_names(y):
+    """Names that `y` holds, or enough for the indices that it holds."""
+    labels = np.unique([] if y is None else np.asarray(y))
+    if labels.dtype.kind in "OU":
+        return [str(label) for label in labels]
+    labels = labels[np.isfinite(labels)]
+    n_classes = max(2, int(labels.max()) + 1) if len(labels) else N_CLASSES
+    return [f"class {index}" for index in range(n_classes)]
 
 
 def _unit(rows):
@@ -90,12 +97,9 @@ class _Classifies:
     def decision_function(self, X):
         return super().decision_function(self._read(X))
 
-    def score(self, X, y, sample_weight=None):
-        return super().score(self._read(X), y, sample_weight)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True  # a random backbone knows nothing of the rows
+        tags.classifier_tags.poor_score = True  # random texts know nothing of the rows
         return tags
 
 
@@ -107,7 +111,7 @@ class RowMismatchDetector(_Transforms, _RowsAsSpace, MismatchDetector):
     """MismatchDetector of rows."""
 
 
-class RowConceptAligner(_Transforms, _RowsAsSpace, ConceptAligner):
+class RowConceptAligner(_Classifies, _Transforms, _RowsAsSpace, ConceptAligner):
     """ConceptAligner of rows."""
 
 

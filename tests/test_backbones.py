@@ -4,11 +4,13 @@ import json
 import pickle
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from numpy.testing import assert_allclose
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -59,9 +61,9 @@ def images():
 def forget(monkeypatch):
     """Nothing is loaded and nothing known about the network."""
     monkeypatch.setattr(registry, "_loaded", {})
-    registry._why_not_preferred.cache_clear()
+    registry._find_preferred.cache_clear()
     yield
-    registry._why_not_preferred.cache_clear()
+    registry._find_preferred.cache_clear()
 
 
 # -- running
@@ -332,6 +334,7 @@ def small_open_clip(monkeypatch, tmp_path, forget):
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: json.loads(json.dumps(CONFIG)))
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", download)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *args, **kwargs: None)
     model.downloads = downloads
     return model
 
@@ -373,6 +376,26 @@ def test_failed_download_says_what_can_be_done(small_open_clip, monkeypatch):
         load_backbone("ViT-B-32/openai", device="cpu")
 
 
+def test_unreachable_hub_is_said_without_trying_again_and_again(small_open_clip, monkeypatch):
+    def unreachable(url, timeout):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    with pytest.raises(BackboneNotFoundError, match="could not be fetched: OSError: no network"):
+        load_backbone("ViT-B-32/openai", device="cpu")
+    assert small_open_clip.downloads == []
+
+
+def test_hub_that_knows_the_weights_by_another_name_is_asked(small_open_clip, monkeypatch):
+    def not_found(url, timeout):
+        response = SimpleNamespace(status_code=404, headers={}, request=None)
+        raise HfHubHTTPError("not found", response=response)
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", not_found)
+    load_backbone("ViT-B-32/openai", device="cpu")
+    assert len(small_open_clip.downloads) == 1
+
+
 # -- "auto"
 
 
@@ -397,7 +420,6 @@ def test_auto_is_the_preferred_model_where_its_weights_are_cached(
 def test_auto_is_the_preferred_model_where_it_can_be_fetched(
     small_open_clip, small_glyph, monkeypatch
 ):
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *args, **kwargs: None)
     assert load_backbone(device="cpu").name == "ViT-B-32/openai"
     assert len(small_open_clip.downloads) == 1
 
@@ -425,7 +447,9 @@ def test_auto_does_not_wait_for_a_network_that_hangs(small_open_clip, small_glyp
     monkeypatch.setattr(
         "huggingface_hub.get_hf_file_metadata", lambda *args, **kwargs: released.wait(60)
     )
-    with pytest.warns(UserWarning, match="no answer within"):
+    # who asks for it by name may have a slow network
+    assert registry._why_unreachable({"hf_hub": "owner/name/"}, patient=True) is None
+    with pytest.warns(UserWarning, match=r"no answer in \d+ seconds"):
         assert load_backbone("auto", device="cpu").name == "glyph"
     released.set()
 
@@ -434,7 +458,6 @@ def test_auto_falls_back_where_the_download_breaks(small_open_clip, small_glyph,
     def fail(*args, **kwargs):
         raise OSError("connection reset")
 
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *args, **kwargs: None)
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", fail)
     with pytest.warns(UserWarning, match="connection reset"):
         assert load_backbone("auto", device="cpu").name == "glyph"

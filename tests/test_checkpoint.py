@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -64,13 +66,13 @@ def test_unknown_suffix_is_refused(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.pt"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
         load_checkpoint(tmp_path / "nowhere.pt")
 
 
 def test_file_without_a_state_dict_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="'model.pt' to hold a state dict.*got list"):
+    with pytest.raises(ValueError, match=r"'model\.pt' to hold a state dict.*got list"):
         load_checkpoint(tmp_path / "model.pt")
 
 
@@ -80,7 +82,7 @@ def test_pickled_code_is_not_executed(tmp_path):
             return (tmp_path.joinpath("executed").touch, ())
 
     torch.save({"state_dict": Malicious()}, tmp_path / "model.pt")
-    with pytest.raises(Exception, match="weights_only|Unsupported"):
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         load_checkpoint(tmp_path / "model.pt")
     assert not tmp_path.joinpath("executed").exists()
 

@@ -13,12 +13,21 @@ from _harness import (
     RowMismatchDetector,
     RowZeroShotClassifier,
 )
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
 
+NOT_LEARNED = "labels are not learned from, so that another of class_names may be predicted"
+OF_CLASSIFIERS = {
+    "check_classifiers_one_label": NOT_LEARNED,
+    "check_classifiers_classes": "a label of -1 marks an unlabeled image and is no class",
+    "check_supervised_y_no_nan": "a label of NaN marks an unlabeled image",
+}
 EXPECTED_FAILURES: dict[type, dict[str, str]] = {
     RowMismatchDetector: {
         "check_transformer_n_iter": "max_iter bounds each of many K-Means; there is no one n_iter_",
     },
+    RowConceptAligner: OF_CLASSIFIERS,
+    RowZeroShotClassifier: OF_CLASSIFIERS,
+    RowCAPClassifier: OF_CLASSIFIERS,
 }
 
 SHORT = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4, "random_state": 0}
@@ -54,3 +63,10 @@ def test_scikit_learn_conformity(estimator, check, squashing_backbone):
     if "backbone" in estimator.get_params():
         estimator.set_params(backbone=squashing_backbone)
     check(estimator)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS[:-1], ids=lambda one: type(one).__name__)
+def test_parameters_are_checked_at_fit_with_scikit_learns_words(estimator, squashing_backbone):
+    if "backbone" in estimator.get_params():
+        estimator.set_params(backbone=squashing_backbone)
+    check_param_validation(type(estimator).__name__, estimator)

@@ -332,6 +332,13 @@ def test_a_saved_table_is_read_back(tmp_path, suffix):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_one_description_a_class_is_saved_as_a_whole(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    save_descriptions(path, {"river": "a winding blue band"})
+    assert load_descriptions(path) == {"river": ["a winding blue band"]}
+
+
 def test_a_failed_save_leaves_the_old_table(tmp_path):
     path = tmp_path / "table.json"
     save_descriptions(path, TABLE)

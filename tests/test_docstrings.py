@@ -1,7 +1,8 @@
 """Docstrings are held against signatures and fitted attributes."""
 
-import importlib
+import dataclasses
 import inspect
+import pkgutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,6 @@ from numpydoc.docscrape import ClassDoc
 from numpydoc.validate import validate
 from sklearn.base import BaseEstimator
 from test_public_api import public_names
-
-from capkit.base import ConceptStage
 
 # numpydoc's own checks that every public docstring passes.
 CHECKS = {
@@ -31,8 +30,7 @@ CHECKS = {
 
 
 def resolve(name: str) -> object:
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    return pkgutil.resolve_name(name)
 
 
 def documented_objects() -> list[str]:
@@ -68,6 +66,12 @@ ESTIMATORS = sorted(
 @pytest.mark.parametrize("name", documented_objects())
 def test_docstring_fits_the_signature(name):
     errors = [error for error in validate(name)["errors"] if error[0] in CHECKS]
+    value = resolve(name)
+    if dataclasses.is_dataclass(value) and not ClassDoc(value)["Parameters"]:
+        # What stages leave: users read its fields and do not build it.
+        errors = [error for error in errors if error[0] != "PR01"]
+        fields = [field.name for field in dataclasses.fields(value)]
+        assert [entry.name for entry in ClassDoc(value)["Attributes"]] == fields
     assert errors == []
 
 
@@ -106,14 +110,14 @@ def test_fitted_attributes_are_documented_and_documented_ones_exist(
     name, images, random_backbone, planted_space
 ):
     cls = resolve(name)
-    if issubclass(cls, ConceptStage):
-        estimator = cls().fit(planted_space)
-    else:
+    parameters = inspect.signature(cls).parameters
+    if "backbone" in parameters:
         small = {"tuning": "adapter", "epochs": 1, "steps_per_epoch": 1}
-        names = inspect.signature(cls).parameters
-        estimator = cls(
-            backbone=random_backbone, **{key: small[key] for key in small if key in names}
-        ).fit(images, class_names=["ring", "bar", "cross"])
+        small = {key: value for key, value in small.items() if key in parameters}
+        estimator = cls(backbone=random_backbone, **small)
+        estimator.fit(images, class_names=["ring", "bar", "cross"])
+    else:
+        estimator = cls().fit(planted_space)
     documented = {entry.name for entry in ClassDoc(cls)["Attributes"] if entry.name[-1] == "_"}
     fitted = {key for key in vars(estimator) if key[-1] == "_" and key[0] != "_"}
     assert fitted - documented == set(), "fitted but not documented"

@@ -85,7 +85,10 @@ def test_no_image_and_mismatched_class_would_rather_have_each_other(similarities
     [
         ({"k": -1}, "expected k of at least 0, got -1"),
         ({"k": 1, "mismatched": [0]}, "similarities are needed"),
-        ({"k": 1, "mismatched": [0], "similarities": np.eye(3)}, r"expected similarities of shape"),
+        (
+            {"k": 1, "mismatched": [0], "similarities": np.eye(3)},
+            r"expected similarities of shape",
+        ),
         (
             {"k": 1, "mismatched": [2], "similarities": np.eye(2)},
             r"mismatched classes between 0 and 1, got \[2\]",
@@ -170,9 +173,11 @@ def test_renewal_prefers_old_samples_without_a_label_to_contradicted_ones():
     target=st.integers(0, 5),
 )
 def test_renewed_samples_have_a_reason_and_no_class_too_many(rows, target):
-    current, predicted, confidence = (np.array(column) for column in zip(*rows, strict=True)) if (
-        rows
-    ) else (np.empty(0, int), np.empty(0, int), np.empty(0))
+    current, predicted, confidence = (
+        (np.array(column) for column in zip(*rows, strict=True))
+        if (rows)
+        else (np.empty(0, int), np.empty(0, int), np.empty(0))
+    )
     renewed = renew_main_samples(current, predicted, confidence, target)
     taken = renewed >= 0
     assert np.all((renewed == current)[taken] | (renewed == predicted)[taken])

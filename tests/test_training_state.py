@@ -125,7 +125,7 @@ def test_a_failed_write_is_an_error_and_keeps_the_last_epoch(path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full_disk)
     state.epoch = 2
-    with pytest.raises(CheckpointError, match="No space left on device.*make room"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*make room"):
         write_checkpoint(path, state, module, optimizer, FINGERPRINT)
     assert read_checkpoint(path, state, module, optimizer, FINGERPRINT)
     assert state.epoch == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
@@ -19,12 +21,15 @@ DECODER = {"context_length": CONTEXT_LENGTH, "width": 24, "heads": 2, "layers": 
 
 
 def _clip(vision=(), text=(), kind=CLIP, **arguments):
-    return kind(EMBED_DIM, {**VISION, **dict(vision)}, {**TEXT, **dict(text)}, **arguments)
+    configs = {"vision_cfg": {**VISION, **dict(vision)}, "text_cfg": {**TEXT, **dict(text)}}
+    return kind(embed_dim=EMBED_DIM, **configs, **arguments)
 
 
 def _timm(name, text=(), **vision):
     vision_cfg = {**TIMM, "timm_model_name": name, **vision}
-    return CustomTextCLIP(EMBED_DIM, vision_cfg, {**TEXT, **dict(text)})
+    model = CustomTextCLIP(EMBED_DIM, vision_cfg, {**TEXT, **dict(text)})
+    model.visual.trunk.blocks = model.visual.trunk.blocks[: VISION["layers"]]
+    return model
 
 
 #: SigLIP's text tower: no causal mask, the last position is read, a projection with a bias.
@@ -52,8 +57,9 @@ BUILDERS = {
 }
 
 
+@functools.cache
 def build_model(name: str = "clip"):
-    """Model of one of ``BUILDERS``, frozen and in eval mode, the same every time."""
+    """Model of one of ``BUILDERS``, frozen and in eval mode; shared, so not to be changed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = BUILDERS[name]()

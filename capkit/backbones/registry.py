@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,18 +82,15 @@ def load_backbone(
     ('glyph', 32)
     """
     device = resolve_device(device)
-    name = os.fspath(name)
+    cache_dir = None if cache_dir is None else os.fspath(cache_dir)
     with _lock:
         if name != AUTO:
-            return _load_named(name, device, cache_dir)
-        reason = _why_not_preferred(None if cache_dir is None else os.fspath(cache_dir))
-        if reason is None:
-            try:
-                return _load_named(PREFERRED, device, cache_dir)
-            except BackboneNotFoundError as error:
-                reason = str(error)
-        warnings.warn(_fallback_message(reason), UserWarning, stacklevel=2)
-        return _load_named(EMBEDDED, device, None)
+            return _load_named(os.fspath(name), device, cache_dir)
+        preferred = _find_preferred(cache_dir)
+        if isinstance(preferred, BackboneNotFoundError):
+            warnings.warn(_fallback_message(preferred), UserWarning, stacklevel=2)
+            return _load_named(EMBEDDED, device, None)
+        return _load_once((PREFERRED, device), lambda: preferred)
 
 
 def list_backbones() -> list[str]:
@@ -149,19 +146,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def _load_named(name: str, device: torch.device, cache_dir: str | os.PathLike | None) -> Backbone:
+def _load_named(name: str, device: torch.device, cache_dir: str | None) -> Backbone:
+    path = _checkpoint_path(name)
+    if path is None:
+        known = _pretrained_name(name)
+        return _load_once((known, device), lambda: _find_pretrained(known, cache_dir))
+    known = name if name in _EMBEDDED_FILES else str(path)
+    return _load_once((known, device, _version(path)), lambda: _find_local(known, path))
+
+
+def _load_once(key: tuple, find: Callable[[], BackboneFiles]) -> Backbone:
+    """Backbone that was loaded under this key before, or of the files that `find` gives."""
     from capkit.backbones.loading import build_backbone
 
-    path = _checkpoint_path(name)
-    version = (name, cache_dir) if path is None else _version(path)
-    key = (version, str(device))
     if key not in _loaded:
-        if path is None:
-            files = _find_pretrained(name, cache_dir)
-        else:
-            files = _find_local(name if name in _EMBEDDED_FILES else str(path), path)
+        files = find()
         logger.info("loading backbone %s from %s", files.name, files.weights)
-        _loaded[key] = build_backbone(files, device)
+        _loaded[key] = build_backbone(files, key[1])
     return _loaded[key]
 
 
@@ -223,12 +224,19 @@ def _find_local(name: str, path: Path) -> BackboneFiles:
 # -- open_clip's pretrained models
 
 
-def _find_pretrained(name: str, cache_dir: str | os.PathLike | None) -> BackboneFiles:
+def _pretrained_name(name: str) -> str:
+    """open_clip's spelling: papers also write "ViT-B/32/openai"."""
+    model, _, tag = name.rpartition("/")
+    return f"{model.replace('/', '-')}/{tag}" if model else name
+
+
+def _find_pretrained(name: str, cache_dir: str | None, *, patient: bool = True) -> BackboneFiles:
     from capkit.backbones.loading import BackboneFiles
 
-    model, model_cfg, tag_cfg = _pretrained_config(name)
-    cache_dir = None if cache_dir is None else os.fspath(cache_dir)
-    weights = _cached_weights(tag_cfg, cache_dir) or _fetch_weights(name, tag_cfg, cache_dir)
+    model_cfg, tag_cfg = _pretrained_config(name)
+    weights = _cached_weights(tag_cfg, cache_dir)
+    if weights is None:
+        weights = _fetch_weights(name, tag_cfg, cache_dir, patient)
     if tag_cfg.get("quick_gelu"):
         # OpenAI's weights under the plain model name: open_clip would only warn, and then
         # compute with another activation than the one they were trained with
@@ -236,19 +244,19 @@ def _find_pretrained(name: str, cache_dir: str | os.PathLike | None) -> Backbone
     keys = ("mean", "std", "interpolation", "resize_mode")
     preprocess_cfg = {key: tag_cfg[key] for key in keys if tag_cfg.get(key) is not None}
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
-    return BackboneFiles(f"{model}/{name.rpartition('/')[2]}", config, weights)
+    return BackboneFiles(name, config, weights)
 
 
-def _pretrained_config(name: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+def _pretrained_config(name: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Configurations of the model and of its weights, as open_clip has them."""
     from open_clip import get_model_config, list_models, list_pretrained_tags_by_model
     from open_clip.pretrained import get_pretrained_cfg
 
     model, _, tag = name.rpartition("/")
-    model = model.replace("/", "-")  # "ViT-B/32/openai" is how papers write it
     tag_cfg = get_pretrained_cfg(model, tag)
     model_cfg = get_model_config(model)
     if tag_cfg and model_cfg:
-        return model, model_cfg, tag_cfg
+        return model_cfg, tag_cfg
     for candidate in (model, name.replace("/", "-")):
         if candidate in list_models():
             tags = list_pretrained_tags_by_model(candidate)
@@ -298,54 +306,72 @@ def _hub_files(filename: str) -> tuple[str, ...]:
     return str(Path(filename).with_suffix(".safetensors")), filename
 
 
-def _fetch_weights(name: str, tag_cfg: Mapping[str, Any], cache_dir: str | None) -> Path:
+def _fetch_weights(
+    name: str, tag_cfg: Mapping[str, Any], cache_dir: str | None, patient: bool
+) -> Path:
     from open_clip.pretrained import download_pretrained
 
-    logger.info("downloading the weights of %s", name)
+    reason: object = _why_unreachable(tag_cfg, patient)
+    if reason is None:
+        logger.info("downloading the weights of %s", name)
+        try:
+            return Path(download_pretrained(dict(tag_cfg), cache_dir=cache_dir))
+        except Exception as error:  # the hub, urllib and open_clip each raise their own kinds
+            reason = error
+    raise BackboneNotFoundError(
+        f"the weights of {name!r} are not in the local cache and could not be fetched: "
+        f"{str(reason).rstrip('.')}. Connect to the network once, pass the path of a checkpoint "
+        f"file, or use the embedded model: backbone={EMBEDDED!r}."
+    ) from (reason if isinstance(reason, Exception) else None)
+
+
+def _why_unreachable(tag_cfg: Mapping[str, Any], patient: bool) -> str | None:
+    """Why the hub cannot be asked, or None.
+
+    The hub's own client tries again and again for most of a minute without a network. One that
+    does not answer in time counts as unreachable unless the caller is `patient`.
+    """
+    repository, filename = os.path.split(tag_cfg.get("hf_hub", ""))
+    if not repository:
+        return None
+    result: list[str | None] = [None if patient else f"no answer in {_PROBE_SECONDS:.0f} seconds"]
+    # Looking up a host's name blocks beyond every time-out, hence the thread.
+    arguments = (repository, _hub_files(filename)[0], result)
+    probe = threading.Thread(target=_probe, args=arguments, daemon=True)
+    probe.start()
+    probe.join(_PROBE_SECONDS)
+    return result[0]
+
+
+def _probe(repository: str, filename: str, result: list[str | None]) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        return Path(download_pretrained(dict(tag_cfg), cache_dir=cache_dir))
-    except Exception as error:  # the hub, urllib and open_clip each raise their own kinds
-        raise BackboneNotFoundError(
-            f"the weights of {name!r} are not in the local cache and could not be fetched: "
-            f"{error}. Connect to the network once, pass the path of a checkpoint file, or use "
-            f"the embedded model: backbone={EMBEDDED!r}."
-        ) from error
+        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_PROBE_SECONDS)
+        result[0] = None
+    except HfHubHTTPError:  # an answer, if only that the file has another name
+        result[0] = None
+    except Exception as error:  # whatever else is raised: there is no answer
+        result[0] = f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 # -- "auto"
 
 
 @functools.lru_cache(maxsize=8)
-def _why_not_preferred(cache_dir: str | None) -> str | None:
-    """Why the preferred backbone cannot be had, or None if it can; found out once per process."""
-    _, _, tag_cfg = _pretrained_config(PREFERRED)
-    if _cached_weights(tag_cfg, cache_dir) is not None:
-        return None
-    result = [f"no answer within {_PROBE_SECONDS:.0f} seconds"]
-    # Looking up a host's name blocks beyond every time-out, hence the thread.
-    probe = threading.Thread(target=_probe, args=(tag_cfg, result), daemon=True)
-    probe.start()
-    probe.join(_PROBE_SECONDS)
-    return result[0]
-
-
-def _probe(tag_cfg: Mapping[str, Any], result: list[str | None]) -> None:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    repository, filename = os.path.split(tag_cfg["hf_hub"])
+def _find_preferred(cache_dir: str | None) -> BackboneFiles | BackboneNotFoundError:
+    """Files of the preferred backbone, or why there are none; found out once per process."""
     try:
-        url = hf_hub_url(repository, _hub_files(filename)[0])
-        get_hf_file_metadata(url, timeout=_PROBE_SECONDS)
-        result[0] = None
-    except Exception as error:  # any failure means the same: not reachable
-        result[0] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _find_pretrained(PREFERRED, cache_dir, patient=False)
+    except BackboneNotFoundError as error:
+        return error
 
 
-def _fallback_message(reason: str) -> str:
+def _fallback_message(reason: Exception) -> str:
     return (
-        f"backbone='auto': the weights of {PREFERRED!r} are neither in the local cache nor can "
-        f"they be fetched ({reason.rstrip('.')}). Using {EMBEDDED!r}, the small model of printed "
-        "characters that comes with capkit: it reads letters and digits and knows nothing of "
-        "photographs, so results on other images mean nothing. Connect to the network once, pass "
-        f"a checkpoint file, or pass backbone={EMBEDDED!r} if this is what you want."
+        f"backbone='auto': {str(reason).partition('. ')[0]}. Using {EMBEDDED!r}, the small model "
+        "of printed characters that comes with capkit: it reads letters and digits and knows "
+        "nothing of photographs, so results on other images mean nothing. Connect to the network "
+        f"once, pass a checkpoint file, or pass backbone={EMBEDDED!r} if this is what you want."
     )

@@ -75,6 +75,15 @@ class ZeroShotClassifier(ImageClassifierMixin, BaseEstimator):
     --------
     capkit.CAPClassifier : Adapts the model to the images.
 
+    Notes
+    -----
+    ``cross_val_predict(method="predict_proba")``, ``VotingClassifier``, ``StackingClassifier`` and
+    ``CalibratedClassifierCV(ensemble=False)`` of scikit-learn pass on, in place of `y`, positions
+    in the sorted labels. Nothing changes where `y` holds indices, or where `class_names` are in
+    alphabetical order, as long as every class occurs in `y`. Names in another order would be
+    mistaken for other names, as nothing tells positions from indices into `class_names`: pass
+    indices instead, or to cross_val_predict no `y`.
+
     References
     ----------
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",

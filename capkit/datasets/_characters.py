@@ -20,9 +20,7 @@ MAX_DIGIT_INK = 16
 TEST_EVERY = 3
 
 
-def load_digits(
-    *, split="train", imbalance_ratio=None, random_state=0, return_X_y=False
-):
+def load_digits(*, split="train", imbalance_ratio=None, random_state=0, return_X_y=False):
     """Load scikit-learn's handwritten digits as images.
 
     The 1,797 digits of :func:`sklearn.datasets.load_digits`, 43 people's handwriting scanned to

@@ -36,17 +36,18 @@ def make_concept_space(
     """Generate images and classes with planted mismatched classes and planted confusions.
 
     Images and texts lie in two narrow cones, a modality gap apart. The images of a class are
-    spread around the class's direction; its text points into the same direction, but for the
-    mismatched classes, whose text points to where no image is but for a trace of it. Classes come in groups of five
-    that share a part of their direction. Every class has the same number of images, up to one.
+    spread around the class's direction. Its text points into the same direction; that of a
+    mismatched class keeps a trace of it and points to where no image is. Classes come in groups
+    of five that share a part of their direction. Every class has the same number of images, up
+    to one.
 
     Parameters
     ----------
     n_images : int, default=1000
     n_classes : int, default=20
     n_features : int, default=64
-        At least ``n_classes + n_mismatched + ceil(n_classes / 5) + 2``: each of these directions
-        is at right angles with the others.
+        From ``n_classes + n_mismatched + ceil(n_classes / 5) + 2`` on, the directions are at right
+        angles with each other; with fewer features they point anywhere.
     n_mismatched : int, default=2
         Number of classes whose text is moved elsewhere.
     noise : float, default=1.5
@@ -73,7 +74,7 @@ def make_concept_space(
     Raises
     ------
     ValueError
-        If `n_features` is too small.
+        If `n_mismatched` is more than `n_classes`.
 
     Examples
     --------
@@ -87,15 +88,10 @@ def make_concept_space(
     """
     n_groups = -(-n_classes // _GROUP_SIZE)
     n_directions = n_classes + n_mismatched + n_groups + 2
-    if n_features < n_directions:
-        raise ValueError(
-            f"expected n_features of at least {n_directions} for n_classes={n_classes} and "
-            f"n_mismatched={n_mismatched}, got {n_features}"
-        )
     if not 0 <= n_mismatched <= n_classes:
         raise ValueError(f"expected n_mismatched from 0 to {n_classes}, got {n_mismatched}")
     rng = check_random_state(random_state)
-    directions = np.linalg.qr(rng.standard_normal((n_features, n_directions)))[0].T
+    directions = _directions(rng, n_directions, n_features)
     own, elsewhere, shared, means = np.split(
         directions, np.cumsum([n_classes, n_mismatched, n_groups])
     )
@@ -118,6 +114,11 @@ def make_concept_space(
         mismatched=mismatched.astype(np.int64),
         fitting_text_features=_unit(text_offsets + concepts).astype(np.float32),
     )
+
+
+def _directions(rng: np.random.RandomState, n: int, n_features: int) -> np.ndarray:
+    drawn = rng.standard_normal((n_features, n))
+    return np.linalg.qr(drawn)[0].T if n <= n_features else _unit(drawn.T)
 
 
 def _noise(rng: np.random.RandomState, n_rows: int, n_features: int, length: float) -> np.ndarray:

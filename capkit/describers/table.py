@@ -109,8 +109,8 @@ def save_descriptions(
         Ends in ``.json`` (class names and lists of texts) or ``.csv`` (a line a description,
         columns ``class_name`` and ``description``). Replaced as a whole or not at all.
     descriptions : mapping of str to sequence of str, or to str
-        For instance ``aligner.descriptions_`` or ``classifier.descriptions_``, or ``error.descriptions`` of a
-        :class:`~capkit.exceptions.DescriberError`.
+        For instance ``aligner.descriptions_``, ``classifier.descriptions_``, or
+        ``error.descriptions`` of a :class:`~capkit.exceptions.DescriberError`.
 
     Raises
     ------

@@ -149,9 +149,7 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, net: CAPNet, **kwargs) -> None:
         """Go on from the checkpoint, if there is one."""
-        read_checkpoint(
-            self.path, net.state, net.bare_module(), net.optimizer_, self.fingerprint
-        )
+        read_checkpoint(self.path, net.state, net.bare_module(), net.optimizer_, self.fingerprint)
 
     def on_epoch_end(self, net: CAPNet, **kwargs) -> None:
         """Write the state."""

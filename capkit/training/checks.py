@@ -181,6 +181,10 @@ def _check_augment(augment: object, tuning: str) -> None:
             f"augment={augment!r} is for tuning='adapter'. With tuning='prompt' it is "
             "'crop_flip', 'crop', 'affine' or a transform of pixels."
         )
+    if tuning == "prompt" and isinstance(augment, str):
+        from capkit.training.views import make_strong_view  # imports torch
+
+        make_strong_view(augment)  # raises for a name that it does not know
     if tuning == "adapter" and isinstance(augment, str):
         raise ValueError(
             f"augment={augment!r} changes pixels, and tuning='adapter' trains on features. Use "

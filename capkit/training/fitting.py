@@ -33,12 +33,14 @@ from capkit.training.state import CHECKPOINT_NAME, read_fingerprint
 if TYPE_CHECKING:
     from capkit.backbones import Backbone
     from capkit.classifier import CAPClassifier
+    from capkit.training.module import DualAdapterModule
 
 __all__ = [
     "FitResult",
     "fit",
     "fit_temperature",
     "load_fitted_backbone",
+    "prepare_predictor",
     "scores",
     "transform",
 ]
@@ -250,7 +252,7 @@ def _encode_for_prediction(classifier: CAPClassifier, X: object):
         raise ValueError(
             f"Found array with 0 sample(s): {type(classifier).__name__} expected at least 1 image."
         )
-    module = _predictor(classifier)
+    module = prepare_predictor(classifier)
     if classifier.config_.tuning == "prompt":
         pixels = read_inputs(source, classifier.backbone_, classifier.n_jobs)
         return module, predict_features(module, pixels, classifier.encode_batch_size)
@@ -286,8 +288,18 @@ def _encode_source(classifier: CAPClassifier, source: ImageSource) -> np.ndarray
     return features
 
 
-def _predictor(classifier: CAPClassifier):
-    """The module for prediction, built once for a fitted classifier and device."""
+def prepare_predictor(classifier: CAPClassifier) -> DualAdapterModule:
+    """Build the module for prediction, once for a fitted classifier and device.
+
+    Parameters
+    ----------
+    classifier : CAPClassifier
+        Fitted.
+
+    Returns
+    -------
+    DualAdapterModule
+    """
     device = str(resolve_device(classifier.device))
     cached = getattr(classifier, "_predictor", None)
     if cached is not None and cached[0] is classifier._weights and cached[1] == device:

@@ -142,8 +142,10 @@ def warn_of_idle_parameters(classifier: CAPClassifier, space: ConceptSpace) -> N
     defaults = inspect.signature(type(classifier)).parameters
     for name, reason in reasons.items():
         value = getattr(classifier, name)
-        if reason is not None and value is not defaults[name].default and (
-            value != defaults[name].default
+        if (
+            reason is not None
+            and value is not defaults[name].default
+            and (value != defaults[name].default)
         ):
             warnings.warn(f"{name}={value!r} has no effect: {reason}.", UserWarning, stacklevel=5)
 

@@ -1,0 +1,154 @@
+"""How fast mismatch detection is in its two forms, and whether they find the planted classes.
+
+    python benchmarks/detection.py
+    python benchmarks/detection.py --output docs/results
+
+Three tables. "speed": the warm and the literal form on the same problem with the same options;
+all rounds of the literal form are run. "scaling": the warm form for growing numbers of images
+and classes; the last column is the time for each million of images times classes, which may not
+grow. "planted": how often each form finds exactly the classes whose text was moved, over seeds.
+Features are random ones in CLIP's geometry, see capkit.datasets.make_concept_space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from capkit import ConceptSpace, MismatchDetector
+from capkit.datasets import make_concept_space
+
+FORMS = ("warm", "scratch")
+
+# Options of make_concept_space; the last two have noise that merges clusters.
+PLANTED = {
+    "20 classes": {},
+    "30 classes, confused": {
+        "n_images": 1500,
+        "n_classes": 30,
+        "n_features": 128,
+        "n_mismatched": 3,
+        "noise": 2.0,
+        "confusion": 1.0,
+    },
+    "60 classes, confused": {
+        "n_images": 3000,
+        "n_classes": 60,
+        "n_features": 128,
+        "n_mismatched": 6,
+        "noise": 2.0,
+        "confusion": 1.0,
+    },
+}
+
+
+def make_space(n_images: int, n_classes: int, n_features: int = 512) -> ConceptSpace:
+    return make_concept_space(
+        n_images,
+        n_classes,
+        n_features,
+        n_mismatched=n_classes // 10,
+        noise=2.0,
+        confusion=1.0,
+        random_state=0,
+    ).space
+
+
+def seconds_of_fit(space: ConceptSpace, recluster: str, n_init: int) -> float:
+    detector = MismatchDetector(recluster=recluster, n_init=n_init, random_state=0)
+    start = time.perf_counter()
+    detector.fit(space)
+    return time.perf_counter() - start
+
+
+def speed(n_images: int, n_classes: int, n_init: int) -> Iterator[dict[str, object]]:
+    space = make_space(n_images, n_classes)
+    warm, scratch = (seconds_of_fit(space, form, n_init) for form in FORMS)
+    yield {
+        "images": n_images,
+        "classes": n_classes,
+        "features": space.shape[1],
+        "warm [s]": f"{warm:.1f}",
+        "scratch [s]": f"{scratch:.1f}",
+        "ratio": f"{scratch / warm:.0f}",
+    }
+
+
+def scaling(n_images: list[int], n_classes: list[int], n_init: int) -> Iterator[dict[str, object]]:
+    for images in n_images:
+        for classes in n_classes:
+            seconds = seconds_of_fit(make_space(images, classes), "warm", n_init)
+            yield {
+                "images": images,
+                "classes": classes,
+                "warm [s]": f"{seconds:.1f}",
+                "per 1e6 images x classes [s]": f"{seconds / (images * classes / 1e6):.2f}",
+            }
+
+
+def planted(n_seeds: int) -> Iterator[dict[str, object]]:
+    for name, options in PLANTED.items():
+        found = dict.fromkeys(FORMS, 0)
+        agree = 0
+        for seed in range(n_seeds):
+            problem = make_concept_space(random_state=seed, **options)
+            mismatched = [
+                MismatchDetector(recluster=form, random_state=seed).fit(problem.space).mismatched_
+                for form in FORMS
+            ]
+            for form, classes in zip(FORMS, mismatched, strict=True):
+                found[form] += np.array_equal(classes, problem.mismatched)
+            agree += np.array_equal(*mismatched)
+        yield {
+            "problem": name,
+            "seeds": n_seeds,
+            "warm exact": found["warm"],
+            "scratch exact": found["scratch"],
+            "agree": agree,
+        }
+
+
+def report(name: str, rows: Iterator[dict[str, object]], output: Path | None) -> None:
+    """Print rows as they come, and write them to a file."""
+    print(f"\n{name}")
+    done: list[dict[str, object]] = []
+    for row in rows:
+        if not done:
+            print("  ".join(row))
+        done.append(row)
+        print("  ".join(str(value).rjust(len(key)) for key, value in row.items()), flush=True)
+    if output is not None and done:
+        with open(output / f"detection_{name}.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(done[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(done)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--tables", nargs="+", default=["speed", "scaling", "planted"])
+    parser.add_argument("--n-images", type=int, nargs="+", default=[10_000, 50_000, 200_000])
+    parser.add_argument("--n-classes", type=int, nargs="+", default=[50, 200, 1000])
+    parser.add_argument("--n-init", type=int, default=1, help="starts of each K-Means, both forms")
+    parser.add_argument("--seeds", type=int, default=10, help="planted problems of each kind")
+    parser.add_argument("--output", type=Path, help="folder for a CSV file of each table")
+    arguments = parser.parse_args()
+
+    print(f"{os.cpu_count()} cores, n_init={arguments.n_init} (planted: the default)")
+    tables = {
+        "speed": lambda: speed(10_000, 100, arguments.n_init),
+        "scaling": lambda: scaling(arguments.n_images, arguments.n_classes, arguments.n_init),
+        "planted": lambda: planted(arguments.seeds),
+    }
+    for name in arguments.tables:
+        report(name, tables[name](), arguments.output)
+
+
+if __name__ == "__main__":
+    main()

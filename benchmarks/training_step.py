@@ -1,0 +1,290 @@
+"""What a training step costs, against the plain way and against its own variants.
+
+Weights are random: they change nothing about the cost. Every figure stands next to its
+baseline, measured in the same run, in turns. CPU seconds are those of all threads together and
+barely change with what else the machine does; wall-clock seconds do.
+
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py speed --classes 47
+    python benchmarks/training_step.py memory --output memory.csv
+
+Parts
+-----
+speed : one step of :class:`~capkit.training.module.DualAdapterModule` against the plain way:
+    the text tower on all 77 tokens once for each of the three batches, and three image passes
+    with a gradient, as in research code. Both compute the same loss and gradients, which is
+    checked first.
+memory : many classes, texts in chunks with recomputed activations, against all at once. Each
+    in a process of its own, whose peak memory the operating system reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import open_clip
+import pandas as pd
+import torch
+from open_clip.transform import PreprocessCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capkit.backbones import Backbone
+from capkit.training.module import DualAdapterModule, PromptedEncoder
+
+STREAMS = ("main", "weak", "strong")
+
+
+class Cost(NamedTuple):
+    """Seconds of one step."""
+
+    wall: float
+    cpu: float
+
+
+def build_backbone(name: str) -> Backbone:
+    """An open_clip model with random weights."""
+    model = open_clip.create_model(name, pretrained=None)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return Backbone(
+        name=f"{name}/random",
+        identity="random",
+        model=model,
+        tokenizer=open_clip.get_tokenizer(name),
+        preprocess=PreprocessCfg(size=model.visual.image_size, mean=mean, std=std),
+        embed_dim=model.visual.output_dim,
+        device=torch.device("cpu"),
+    )
+
+
+def class_texts(n_classes: int) -> list[str]:
+    """Prompts with names of three words each, nine tokens in all."""
+    words = [
+        "rose",
+        "tulip",
+        "lily",
+        "daisy",
+        "iris",
+        "orchid",
+        "poppy",
+        "pansy",
+        "violet",
+        "lotus",
+    ]
+    names = itertools.islice(itertools.product(words, repeat=3), n_classes)
+    return ["a photo of a " + " ".join(name) for name in names]
+
+
+def build_module(backbone: Backbone, texts: list[str], **arguments) -> DualAdapterModule:
+    """The module that the classifier trains, with the paper's sizes."""
+    torch.manual_seed(0)
+    encoder = PromptedEncoder(backbone, texts, **arguments)
+    return DualAdapterModule(encoder, backbone.logit_scale)
+
+
+def draw_batches(batch_size: int, image_size: int) -> dict[str, Tensor]:
+    """Random pixels for every stream."""
+    shape = (batch_size, 3, image_size, image_size)
+    return {name: torch.randint(0, 256, shape, dtype=torch.uint8) for name in STREAMS}
+
+
+class PlainWay(nn.Module):
+    """The same step without any of the savings, on the same prompts and adapters."""
+
+    def __init__(self, module: DualAdapterModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **batches: Tensor) -> dict[str, Tensor]:
+        module = self.module
+        logits = {}
+        for name, pixels in batches.items():
+            adapter = module.pseudo_adapter if name == "strong" else module.main_adapter
+            images, texts = adapter(self.encode_images(pixels)), self.encode_texts()
+            logits[name] = module.logit_scale * images @ module.text_adapter(texts).T
+        logits["weak"] = logits["weak"].detach()
+        return logits
+
+    def encode_texts(self) -> Tensor:
+        """All 77 tokens of every text, block by block (MaPLe, section 3.2)."""
+        encoder = self.module.encoder
+        model, start = encoder.backbone.model, encoder.start
+        prompts, _ = encoder.prompts()
+        end = start + len(prompts[0])
+        x = model.token_embedding(encoder.tokens)
+        for layer, block in enumerate(model.transformer.resblocks):
+            if layer < len(prompts):
+                prompt = prompts[layer].expand(len(x), -1, -1)
+                x = torch.cat([x[:, :start], prompt, x[:, end:]], dim=1)
+            if layer == 0:
+                x = x + model.positional_embedding
+            x = block(x, attn_mask=model.attn_mask)
+        ends = encoder.tokens.argmax(dim=-1)
+        x = model.ln_final(x)[torch.arange(len(x)), ends]
+        return F.normalize(x @ model.text_projection, dim=-1)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Block by block, with a gradient."""
+        encoder = self.module.encoder
+        visual = encoder.backbone.model.visual
+        _, prompts = encoder.prompts()
+        x = visual.conv1(encoder.backbone.normalize(pixels)).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        x = x + visual.positional_embedding
+        n_tokens = x.shape[1]
+        for layer, block in enumerate(visual.transformer.resblocks):
+            if layer < len(prompts):
+                prompt = prompts[layer].expand(len(x), -1, -1)
+                x = torch.cat([x[:, :n_tokens], prompt], dim=1)
+            if layer == 0:
+                x = visual.ln_pre(x)
+            x = block(x)
+        return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
+
+
+def loss_of(logits: dict[str, Tensor]) -> Tensor:
+    """Cross entropy of the main samples and of the strong views that are kept."""
+    targets = torch.arange(len(logits["main"])) % logits["main"].shape[1]
+    pseudo = logits["weak"].argmax(dim=-1)
+    if "kept" in logits:
+        pseudo = pseudo[logits["kept"]]
+    return F.cross_entropy(logits["main"], targets) + F.cross_entropy(logits["strong"], pseudo)
+
+
+def make_step(module: nn.Module, batches: dict[str, Tensor]) -> Callable[[], None]:
+    """One optimiser step of the paper's optimiser."""
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(module(**batches)).backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(step: Callable[[], None]) -> Cost:
+    """Cost of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def measure_in_turns(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, Cost]:
+    """Smallest cost of every step; one after the other, so that all meet the same machine."""
+    costs: dict[str, list[Cost]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            costs[name].append(measure(step))
+    return {name: Cost(*map(min, zip(*given, strict=True))) for name, given in costs.items()}
+
+
+def check_same_gradients(module: DualAdapterModule, batches: dict[str, Tensor]) -> None:
+    """Both ways must compute the same step, or comparing their cost says nothing."""
+    gradients = []
+    for way in (module, PlainWay(module)):
+        loss = loss_of(way(**batches))
+        used = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, used)]))
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    if difference > 1e-3:
+        raise SystemExit(f"the two ways differ: gradients by {difference:.1e} of their length")
+    print(f"gradients of both ways agree to {difference:.0e} of their length")
+
+
+def every_second(logits: Tensor) -> Tensor:
+    """Mask (B,) of every second image."""
+    return torch.arange(len(logits)) % 2 == 0
+
+
+def report_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a step costs in both ways."""
+    backbone = build_backbone(args.model)
+    texts = class_texts(args.classes)
+    module, half = (build_module(backbone, texts) for _ in range(2))
+    half.keep_strong = every_second
+    batches = draw_batches(args.batch_size, backbone.image_size)
+    check_same_gradients(module, {name: batch[:2] for name, batch in batches.items()})
+    ways = {
+        "plain way": PlainWay(module),
+        "capkit": module,
+        "capkit, every second strong view kept": half,
+    }
+    steps = {name: make_step(way, batches) for name, way in ways.items()}
+    return _rows(args.classes, measure_in_turns(steps, args.repeats))
+
+
+def report_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What chunks with recomputed activations save, and what they cost."""
+    context = multiprocessing.get_context("spawn")
+    costs, peaks = {}, []
+    for name, size in (("all texts at once", args.many_classes), ("chunks of 128", 128)):
+        with context.Pool(1) as pool:
+            costs[name], peak = pool.apply(run_many_classes, (args, size))
+        peaks.append(peak)
+    rows = _rows(args.many_classes, costs)
+    return [{**row, "peak GiB": f"{peak:.2f}"} for row, peak in zip(rows, peaks, strict=True)]
+
+
+def run_many_classes(args: argparse.Namespace, text_chunk_size: int) -> tuple[Cost, float]:
+    """Cost of a step, and the process's peak memory in GiB."""
+    torch.set_num_threads(args.threads)
+    backbone = build_backbone(args.model)
+    texts = class_texts(args.many_classes)
+    module = build_module(backbone, texts, text_chunk_size=text_chunk_size)
+    step = make_step(module, draw_batches(args.batch_size, backbone.image_size))
+    cost = measure_in_turns({"step": step}, args.repeats)["step"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+    return cost, peak
+
+
+def _rows(n_classes: int, costs: dict[str, Cost]) -> list[dict[str, Any]]:
+    """Rows of the table; the first cost is the baseline of the others."""
+    baseline = next(iter(costs.values()))
+    return [
+        {
+            "classes": n_classes,
+            "step": name,
+            "wall s": f"{cost.wall:.2f}",
+            "CPU s": f"{cost.cpu:.2f}",
+            "wall, relative": f"{cost.wall / baseline.wall:.2f}",
+            "CPU, relative": f"{cost.cpu / baseline.cpu:.2f}",
+            "peak GiB": "",
+        }
+        for name, cost in costs.items()
+    ]
+
+
+REPORTS = {"speed": report_speed, "memory": report_memory}
+
+
+def main() -> None:
+    """Measure the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(REPORTS)}; all by default")
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--classes", type=int, default=102)
+    parser.add_argument("--many-classes", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", help="CSV file for the table")
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(REPORTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    torch.set_num_threads(args.threads)
+    print(f"{args.model}, batches of {args.batch_size}, {args.threads} threads")
+    rows = [row for part in args.parts or REPORTS for row in REPORTS[part](args)]
+    print(pd.DataFrame(rows).to_string(index=False))
+    if args.output:
+        pd.DataFrame(rows).to_csv(args.output, index=False)
+
+
+if __name__ == "__main__":
+    main()

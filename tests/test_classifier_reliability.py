@@ -1,0 +1,272 @@
+"""Trainings that are killed, interrupted, silent, or spread over processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from capkit import CAPClassifier
+from capkit.datasets import make_concept_space
+from capkit.exceptions import (
+    CheckpointError,
+    CheckpointMismatchError,
+    TrainingDivergedError,
+    TrainingInterrupted,
+)
+from capkit.training.net import CAPNet
+
+QUICK = {"epochs": 4, "steps_per_epoch": 3, "batch_size": 8, "random_state": 0}
+NAMES = ["cat", "dog", "emu"]
+
+
+@pytest.fixture(scope="module")
+def space():
+    return make_concept_space(n_images=100, n_classes=5, n_features=20, random_state=0).space
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    return CAPClassifier(tuning="adapter", checkpoint_dir=tmp_path / "run", **QUICK)
+
+
+def assert_same_fit(first, second):
+    assert first.history_ == second.history_
+    for name in ("margin_matrix_", "pseudo_labels_", "main_labels_"):
+        assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    for name, value in first._weights.items():
+        assert np.array_equal(second._weights[name], value), name
+
+
+def stop_after(monkeypatch, n_steps, error):
+    """Raise in place of a step; returns how often a step was begun."""
+    steps = []
+    train_step = CAPNet.train_step
+
+    def step(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) > n_steps:
+            raise error
+        return train_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(CAPNet, "train_step", step)
+    return steps
+
+
+class TestResuming:
+    @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+    @pytest.mark.parametrize("n_steps", [0, 3, 7, 11])
+    def test_ends_where_the_uninterrupted_training_ends(
+        self, adapter, space, monkeypatch, n_steps, optimizer
+    ):
+        adapter.set_params(optimizer=optimizer, renew_every=2)
+        expected = clone(adapter).set_params(checkpoint_dir=None).fit(space)
+        with monkeypatch.context() as patch:
+            stop_after(patch, n_steps, RuntimeError("killed"))
+            with pytest.raises(RuntimeError, match="killed"):
+                adapter.fit(space)
+        with monkeypatch.context() as patch:
+            steps = stop_after(patch, 100, None)
+            resumed = clone(adapter).fit(space)
+        assert len(steps) == 12 - n_steps // 3 * 3
+        assert_same_fit(resumed, expected)
+
+    def test_prompts_resume_too(self, random_backbone, monkeypatch, tmp_path):
+        images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+        classifier = CAPClassifier(
+            backbone=random_backbone, class_names=NAMES, tau=0.3, prompt_depth=2, **QUICK
+        )
+        expected = clone(classifier).fit(images)
+        classifier.set_params(checkpoint_dir=tmp_path)
+        with monkeypatch.context() as patch:
+            stop_after(patch, 7, RuntimeError("killed"))
+            with pytest.raises(RuntimeError, match="killed"):
+                classifier.fit(images)
+        assert_same_fit(classifier.fit(images), expected)
+
+    def test_a_finished_training_is_not_run_again(self, adapter, space, monkeypatch):
+        expected = clone(adapter).fit(space)
+        stop_after(monkeypatch, 0, AssertionError("trained again"))
+        assert_same_fit(adapter.fit(space), expected)
+
+    def test_without_a_seed_the_checkpoint_s_is_taken(self, adapter, space, monkeypatch):
+        adapter.set_params(random_state=None)
+        with monkeypatch.context() as patch:
+            stop_after(patch, 7, RuntimeError("killed"))
+            with pytest.raises(RuntimeError, match="killed"):
+                adapter.fit(space)
+        resumed = clone(adapter).fit(space)
+        expected = clone(adapter).set_params(
+            random_state=resumed.config_.seed, checkpoint_dir=None
+        )
+        assert_same_fit(resumed, expected.fit(space))
+
+    def test_the_global_thread_count_and_device_are_not_part_of_it(self, adapter, space):
+        adapter.fit(space)
+        assert clone(adapter).set_params(device="cpu", verbose=0).fit(space).history_
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"tau": 0.5}, r"tau \(0.85 in the checkpoint, 0.5 now\)"),
+            ({"m": 3.0}, "m .12.0 in the checkpoint, 3.0 now"),
+            ({"epochs": 5}, "epochs .4 in the checkpoint, 5 now"),
+            ({"random_state": 1}, "seed .0 in the checkpoint, 1 now"),
+        ],
+    )
+    def test_other_parameters_are_refused(self, adapter, space, change, message):
+        adapter.fit(space)
+        with pytest.raises(CheckpointMismatchError, match=message):
+            clone(adapter).set_params(**change).fit(space)
+
+    def test_other_images_are_refused(self, adapter, space):
+        adapter.fit(space)
+        with pytest.raises(CheckpointMismatchError, match=r"Different: .*images"):
+            clone(adapter).fit(space[:90])
+
+    def test_other_classes_are_refused(self, adapter, space):
+        import dataclasses
+
+        adapter.fit(space)
+        names = [name.upper() for name in space.class_names]
+        with pytest.raises(CheckpointMismatchError, match="class_names"):
+            clone(adapter).fit(dataclasses.replace(space, class_names=names))
+
+    def test_other_labels_are_refused(self, adapter, space):
+        adapter.set_params(paradigm="ssl").fit(space, np.r_[0, 1, 2, np.full(97, -1)])
+        with pytest.raises(CheckpointMismatchError, match="labels"):
+            clone(adapter).fit(space, np.r_[0, 1, 1, np.full(97, -1)])
+
+    def test_a_folder_that_cannot_be_written_stops_the_training(self, adapter, space, tmp_path):
+        (tmp_path / "file").write_text("")
+        adapter.set_params(checkpoint_dir=tmp_path / "file")
+        with pytest.raises(CheckpointError, match="could not be written"):
+            adapter.fit(space)
+
+    @pytest.mark.slow
+    def test_survives_sigkill(self, space, tmp_path):
+        script = tmp_path / "train.py"
+        script.write_text(
+            textwrap.dedent(
+                f"""
+                from capkit import CAPClassifier
+                from capkit.datasets import make_concept_space
+                import torch
+
+                torch.set_num_threads({torch.get_num_threads()})
+                space = make_concept_space(
+                    n_images=100, n_classes=5, n_features=20, random_state=0
+                ).space
+                CAPClassifier(
+                    tuning="adapter", epochs=2000, steps_per_epoch=3, batch_size=8,
+                    random_state=0, checkpoint_dir={str(tmp_path / "run")!r},
+                ).fit(space)
+                """
+            )
+        )
+        process = subprocess.Popen([sys.executable, script])
+        checkpoint = tmp_path / "run" / "training.safetensors"
+        try:
+            seen = set()
+            while len(seen) < 3 and process.poll() is None:  # until some epochs were written
+                if checkpoint.exists():
+                    seen.add(checkpoint.stat().st_mtime_ns)
+            process.send_signal(signal.SIGKILL)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGKILL
+        # whatever moment it was, what is on the disk is a whole epoch that a fit can go on from
+        from capkit.training.state import _read_header
+
+        assert _read_header(checkpoint)["epoch"] >= 2
+
+
+class TestInterrupt:
+    def test_is_passed_on_and_leaves_no_fitted_classifier(self, space, monkeypatch):
+        classifier = CAPClassifier(tuning="adapter", **QUICK).fit(space)
+        stop_after(monkeypatch, 5, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt, match="interrupted: this CAPClassifier is not"):
+            classifier.fit(space)
+        assert not classifier.__sklearn_is_fitted__()
+
+    def test_says_how_to_go_on(self, adapter, space, monkeypatch):
+        stop_after(monkeypatch, 5, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted, match="Fit again to go on from the last epoch"):
+            adapter.fit(space)
+
+    def test_is_no_exception_that_a_search_would_swallow(self):
+        assert not issubclass(TrainingInterrupted, Exception)
+
+    def test_while_encoding(self, random_backbone, monkeypatch):
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("capkit.training.fitting.encode", interrupt)
+        classifier = CAPClassifier(backbone=random_backbone, class_names=NAMES)
+        with pytest.raises(TrainingInterrupted):
+            classifier.fit(np.zeros((4, 8, 8, 3), dtype=np.uint8))
+
+
+def test_a_diverging_training_says_so(space):
+    classifier = CAPClassifier(tuning="adapter", **QUICK, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(TrainingDivergedError, match="Lower learning_rate"):
+        classifier.set_params(weight_decay=1.0).fit(space)
+    assert not classifier.__sklearn_is_fitted__()
+
+
+class TestOutput:
+    def test_silent_by_default(self, space, capfd):
+        CAPClassifier(tuning="adapter", **QUICK).fit(space)
+        captured = capfd.readouterr()
+        assert captured.out == captured.err == ""
+
+    def test_verbose_shows_a_bar_with_the_time_left(self, space, capfd):
+        CAPClassifier(tuning="adapter", verbose=1, **QUICK).fit(space)
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        assert "training: 100%" in captured.err
+        assert "12/12 [" in captured.err
+        assert "loss=" in captured.err
+
+    def test_the_bar_is_closed_after_an_error(self, space, capfd, monkeypatch):
+        stop_after(monkeypatch, 5, RuntimeError("stopped"))
+        with pytest.raises(RuntimeError, match="stopped"):
+            CAPClassifier(tuning="adapter", verbose=1, **QUICK).fit(space)
+        assert capfd.readouterr().err.endswith("\n")
+
+
+@pytest.mark.slow
+class TestTwoProcesses:
+    """Two gloo processes on the CPU, each with half of every batch."""
+
+    def test_have_the_losses_of_one_with_the_joined_batch(self, space):
+        y = np.where(np.arange(100) < 20, np.arange(100) % 5, -1)
+        one = CAPClassifier("ssl", tuning="adapter", tau=0.9, **QUICK)
+        two = clone(one).set_params(n_devices=2).fit(space, y)
+        one.fit(space, y)
+        kept = [row["kept"] for row in one.history_]
+        assert 0 < min(kept) < 1  # so that the two halves of a batch keep unequal numbers
+        for row, other in zip(one.history_, two.history_, strict=True):
+            for name, value in row.items():
+                assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        for name, value in one._weights.items():
+            np.testing.assert_allclose(two._weights[name], value, atol=1e-4)
+
+    def test_errors_come_through(self, space):
+        classifier = CAPClassifier(tuning="adapter", **QUICK, learning_rate=1e30)
+        classifier.set_params(n_devices=2, optimizer="sgd", weight_decay=1.0)
+        with pytest.raises(TrainingDivergedError, match="Lower learning_rate"):
+            classifier.fit(space)
+
+
+def test_nothing_reads_the_environment(space, monkeypatch):
+    expected = CAPClassifier(tuning="adapter", **QUICK).fit(space)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.setitem(os.environ, name, "1")
+    assert_same_fit(clone(expected).fit(space), expected)
