@@ -37,10 +37,14 @@ def build(work_dir: Path, settings: Settings, weights_dir: Path, data_dir: Path)
 def main() -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work-dir", type=Path, required=True, help="fonts, pictures, checkpoints")
+    parser.add_argument(
+        "--work-dir", type=Path, required=True, help="fonts, pictures, checkpoints"
+    )
     parser.add_argument("--steps", type=int, default=Settings.steps, help="training steps")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--weights-dir", type=Path, default=WEIGHTS_DIR, help="where the model goes")
+    parser.add_argument(
+        "--weights-dir", type=Path, default=WEIGHTS_DIR, help="where the model goes"
+    )
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="where the data set goes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -16,9 +16,7 @@ DATA_DIR = PACKAGE_DIR / "datasets" / "data"
 ROLES = {"handwriting-train": "train", "handwriting-test": "test"}
 
 
-def export_handwriting(
-    fonts_dir: Path, families: list[Family], data_dir: Path = DATA_DIR
-) -> None:
+def export_handwriting(fonts_dir: Path, families: list[Family], data_dir: Path = DATA_DIR) -> None:
     """Write ``handwriting.npz``: one picture of each character in each handwriting family.
 
     Arrays: ``images`` (n, 32, 32) uint8, ``target`` (n,) uint8 index into ``characters``,

@@ -206,9 +206,7 @@ def train(work_dir: Path, settings: Settings) -> Path:
     config = json.loads(CONFIG_FILE.read_text())
     corpus = load_corpus(work_dir / "train.npz", settings.min_families)
     captions = build_table(corpus.characters)
-    held_out = load_evaluation(
-        work_dir / "heldout.npz", corpus.characters, settings.n_evaluation
-    )
+    held_out = load_evaluation(work_dir / "heldout.npz", corpus.characters, settings.n_evaluation)
     torch.manual_seed(settings.seed)
     model = build_model(config, len(captions.token_ids)).train()
     average = copy.deepcopy(model).requires_grad_(False)
@@ -259,7 +257,7 @@ def train(work_dir: Path, settings: Settings) -> Path:
             }
             partial = checkpoint_path.with_suffix(".partial")
             torch.save(state, partial)
-            partial.rename(checkpoint_path)
+            partial.replace(checkpoint_path)
     return checkpoint_path
 
 
