@@ -127,8 +127,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=96, help="images for ViT-B/32")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="threads of torch, default: all CPUs")
     parser.add_argument("--output", type=Path, help="CSV file for the table")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
     characters = load_handwriting(split="all").images
     photos = rng.integers(0, 256, (arguments.photos, 16, 16, 3), dtype=np.uint8)

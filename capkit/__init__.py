@@ -46,16 +46,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from capkit import (
-        backbones,
-        baselines,
-        datasets,
-        describers,
-        exceptions,
-        inspection,
-        metrics,
-        model_selection,
-    )
+    import capkit.backbones as backbones
+    import capkit.baselines as baselines
+    import capkit.datasets as datasets
+    import capkit.describers as describers
+    import capkit.exceptions as exceptions
+    import capkit.inspection as inspection
+    import capkit.metrics as metrics
+    import capkit.model_selection as model_selection
     from capkit.alignment import ConceptAligner
     from capkit.classifier import CAPClassifier
     from capkit.encoder import CLIPEncoder

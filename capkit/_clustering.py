@@ -42,8 +42,10 @@ def unit_rows(array: np.ndarray) -> np.ndarray:
     return np.divide(array, norms, out=np.zeros_like(array), where=norms > 0)
 
 
-def _k_means(features, n_clusters, n_init, max_iter, random_state) -> KMeans:
-    k_means = KMeans(n_clusters, n_init=n_init, max_iter=max_iter, random_state=random_state)
+def _k_means(features, n_clusters, *, init, n_init, max_iter, random_state) -> KMeans:
+    k_means = KMeans(
+        n_clusters, init=init, n_init=n_init, max_iter=max_iter, random_state=random_state
+    )
     with warnings.catch_warnings():
         # Fewer distinct images than clusters: some clusters stay empty, which callers allow for.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -78,7 +80,7 @@ class ScratchClusters:
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
         self._features = features
         self._texts = text_features
-        self._options = (n_init, max_iter, random_state)
+        self._options = {"n_init": n_init, "max_iter": max_iter, "random_state": random_state}
         self.images = np.arange(len(features))
         self._cluster(n_clusters)
 
@@ -96,7 +98,8 @@ class ScratchClusters:
     def _cluster(self, n_clusters: int) -> None:
         n_clusters = min(n_clusters, len(self.images))
         if n_clusters:
-            k_means = _k_means(self._features[self.images], n_clusters, *self._options)
+            left = self._features[self.images]
+            k_means = _k_means(left, n_clusters, init="k-means++", **self._options)
             self.labels, centers = k_means.labels_, k_means.cluster_centers_
         else:
             self.labels, centers = np.empty(0, np.int32), self._features[:0]
@@ -118,7 +121,9 @@ class WarmClusters:
     split in two is given up instead, as clustering from scratch would do.
 
     For the same reason the first K-Means starts with more clusters than are wanted and gives up
-    the cheapest: a centre that two classes share would stay shared in every round to come.
+    the cheapest: a centre that two classes share would stay shared in every round to come. With
+    these to spare, images drawn at random are starts as good as k-means++'s, which cost more
+    than all the rest.
 
     Parameters and attributes as of :class:`ScratchClusters`.
 
@@ -137,7 +142,14 @@ class WarmClusters:
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
         wanted = min(n_clusters, len(features))
         n_clusters = min(math.ceil(_SPARE * n_clusters), len(features))
-        k_means = _k_means(features, n_clusters, n_init, max_iter, random_state)
+        k_means = _k_means(
+            features,
+            n_clusters,
+            init="random",
+            n_init=n_init,
+            max_iter=max_iter,
+            random_state=random_state,
+        )
         self._features = features
         self._texts = text_features
         self._ids = np.arange(len(features))

@@ -50,14 +50,14 @@ def resolve_class_names(
         If there are none, they contradict each other, are not strings, are doubled or fewer than
         two, or may have been cut.
     """
-    if parameter is None and fit_argument is None:
-        raise ClassNamesError(
-            "expected class_names, got none. Pass them to fit(images, class_names=names) or to "
-            "the constructor: a sequence of the names of all classes."
-        )
-    given = None if parameter is None else _as_names(parameter)
     if fit_argument is None:
-        return given
+        if parameter is None:
+            raise ClassNamesError(
+                "expected class_names, got none. Pass them to fit(images, class_names=names) or "
+                "to the constructor: a sequence of the names of all classes."
+            )
+        return _as_names(parameter)
+    given = None if parameter is None else _as_names(parameter)
     at_fit = _as_names(fit_argument, check=False)
     if given is not None:
         if tuple(at_fit) != given:
@@ -251,8 +251,8 @@ class LabelCodec:
         -------
         ndarray of shape (n,)
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        return indices if self.kind == "index" else np.array(self.class_names)[indices]
+        index = np.asarray(indices, dtype=np.int64)
+        return index if self.kind == "index" else np.array(self.class_names)[index]
 
 
 def is_unlabeled(label: object) -> bool:

@@ -243,16 +243,15 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
         space = check_concept_space(X, self, min_images=1)
         self.n_features_in_ = space.shape[1]
         self.class_names_ = space.class_names
-        self._codec = LabelCodec.kind_only(
-            y, space.class_names, expected_n_labels(y, space)
-        )
+        self._codec = LabelCodec.kind_only(y, space.class_names, expected_n_labels(y, space))
         self.classes_ = self._codec.classes
         self._mismatch = self._detect(space)
         self.mismatched_ = self._mismatch.mismatched
         self._zero_shot_text_features = space.text_features
         self.text_features_ = space.text_features.copy()
         self.prompts_ = space.prompts
-        self.descriptions_, self.chosen_ = {}, {}
+        self.descriptions_: dict[str, list[str]] = {}
+        self.chosen_: dict[str, str] = {}
         self.shift_ = np.zeros_like(space.text_features)
         if self.describer is None:
             self._align_without_text(space)
@@ -281,7 +280,7 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
 
     def _align_without_text(self, space: ConceptSpace) -> None:
         centers = self._mismatch.class_centers
-        has_center = centers.any(axis=1)
+        has_center = np.any(centers != 0, axis=1)
         fitting = np.setdiff1d(np.flatnonzero(has_center), self.mismatched_)
         self.aligned_ = self.mismatched_[has_center[self.mismatched_]]
         if not len(self.aligned_):
@@ -374,8 +373,10 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
             alignment=result,
         )
 
-    def _scores(self, X: ConceptSpace) -> np.ndarray:
-        return self.transform(X).logits()[:, self._codec.column_order]
+    def _scores(self, X: object) -> np.ndarray:
+        check_is_fitted(self)
+        space = self.transform(check_concept_space(X, self))
+        return space.logits()[:, self._codec.column_order]
 
 
 def _text_encoder(space: ConceptSpace, device: str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def expected_n_labels(y: Sequence | None, images: ConceptSpace | ImageSource) ->
         of `y`, if that can be the number of all images.
     """
     rows = images.rows if isinstance(images, ConceptSpace) else None
-    if rows is not None and hasattr(y, "__len__") and len(y) > rows.max():
+    if rows is not None and isinstance(y, Sized) and len(y) > rows.max():
         return len(y)
     return len(images)
 

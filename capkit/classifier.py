@@ -214,8 +214,8 @@ class CAPClassifier(
     in the sorted labels. Nothing changes where `y` holds indices, or where `class_names` are in
     alphabetical order, as long as every class occurs in `y`. Names in another order would be
     mistaken for other names, as nothing tells positions from indices into `class_names`: pass
-    indices instead, or to cross_val_predict no `y`. With ``"ssl"`` and ``"trzsl"`` there is an error, for
-    the marks of unlabeled images are lost on this way.
+    indices instead, or to cross_val_predict no `y`. With ``"ssl"`` and ``"trzsl"`` there is an
+    error, for the marks of unlabeled images are lost on this way.
 
     References
     ----------

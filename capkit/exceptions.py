@@ -97,8 +97,8 @@ class DescriberError(CapkitError, RuntimeError):
     Attributes
     ----------
     descriptions : mapping of str to list of str
-        What was there already when it failed, by class; :func:`~capkit.describers.save_descriptions`
-        takes it.
+        What was there already when it failed, by class;
+        :func:`~capkit.describers.save_descriptions` takes it.
     """
 
     descriptions: Mapping[str, list[str]] = MappingProxyType({})

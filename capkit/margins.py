@@ -450,9 +450,9 @@ class MarginCalibrator(ConceptStage):
 
 
 def _check_seen(seen: Sequence[int] | None, n_classes: int) -> np.ndarray:
-    seen = np.unique(np.asarray([] if seen is None else seen, dtype=np.int64))
-    if len(seen) and not (seen[0] >= 0 and seen[-1] < n_classes):
+    indices = np.unique(np.asarray([] if seen is None else seen, dtype=np.int64))
+    if len(indices) and not (indices[0] >= 0 and indices[-1] < n_classes):
         raise ValueError(
-            f"expected seen classes between 0 and {n_classes - 1}, got {seen.tolist()}"
+            f"expected seen classes between 0 and {n_classes - 1}, got {indices.tolist()}"
         )
-    return seen
+    return indices

@@ -248,7 +248,7 @@ def match_classes(
     while len(left) > t and len(clusters.centers):
         probabilities = softmax(logit_scale * clusters.similarity[left], axis=1)
         row, cluster = np.unravel_index(probabilities.argmax(), probabilities.shape)
-        matched = left[row]
+        matched = int(left[row])
         order.append(matched)
         confidence[matched] = probabilities[row, cluster]
         centers.append(clusters.centers[cluster])
@@ -299,8 +299,8 @@ class MismatchDetector(ConceptStage):
         How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
         the paper has it. "warm" goes on from the centres that are left and touches only what
         changed, see Notes.
-    n_init : int, default=3
-        Number of starts of each K-Means from k-means++; the best is taken.
+    n_init : int, default=5
+        Number of starts of each K-Means; the best is taken.
     max_iter : int, default=100
         Largest number of iterations of each K-Means.
     random_state : int, RandomState instance or None, default=None
@@ -377,7 +377,7 @@ class MismatchDetector(ConceptStage):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, t=None, recluster="warm", n_init=3, max_iter=100, random_state=None):
+    def __init__(self, t=None, recluster="warm", n_init=5, max_iter=100, random_state=None):
         self.t = t
         self.recluster = recluster
         self.n_init = n_init

@@ -1,5 +1,7 @@
 """Class names and labels: where they are given, what scikit-learn does to them on the way."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn import config_context
@@ -84,7 +86,9 @@ def test_a_pipeline_passes_class_names_on(routing, images, random_backbone):
 AS_LONG_AS_THE_IMAGES = [f"class {index}" for index in range(16)]
 
 
-@pytest.mark.parametrize("container", [list, tuple, np.array, lambda names: dict(enumerate(names))])
+@pytest.mark.parametrize(
+    "container", [list, tuple, np.array, lambda names: dict(enumerate(names))]
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_class_names_that_were_cut_are_refused(container, nested, images, random_backbone):
     search = GridSearchCV(
@@ -93,13 +97,13 @@ def test_class_names_that_were_cut_are_refused(container, nested, images, random
         cv=KFold(2),
         error_score="raise",
     )
-    names = container(AS_LONG_AS_THE_IMAGES)
+    params = {"class_names": container(AS_LONG_AS_THE_IMAGES)}
+    if nested:
+        run = partial(cross_val_score, search, params=params, cv=2, error_score="raise")
+    else:
+        run = partial(search.fit, **params)
     with pytest.raises(ClassNamesError, match="Pass class_names to the constructor instead"):
-        if nested:
-            params = {"class_names": names}
-            cross_val_score(search, images, INDICES, cv=2, params=params, error_score="raise")
-        else:
-            search.fit(images, INDICES, class_names=names)
+        run(images, INDICES)
 
 
 def test_class_names_of_the_constructor_are_never_cut(images, random_backbone):
@@ -185,7 +189,13 @@ def test_renumbered_labels_are_refused_where_images_are_unlabeled(kind, classifi
     classifier.set_params(class_names=NAMES)
     renumbered = "number (them|all labels) anew"
     with pytest.raises(LabelError, match=renumbered):
-        cross_val_predict(classifier, images, y, cv=KFold(2, shuffle=True, random_state=0), method="predict_proba")
+        cross_val_predict(
+            classifier,
+            images,
+            y,
+            cv=KFold(2, shuffle=True, random_state=0),
+            method="predict_proba",
+        )
     with pytest.raises(LabelError, match=renumbered):
         VotingClassifier([("one", classifier)]).fit(images, y)
 

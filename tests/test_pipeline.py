@@ -8,6 +8,8 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -175,10 +177,43 @@ def test_cross_val_predict_of_a_pipeline(encoder, images):
         )
 
 
-def test_a_list_of_images_is_cut_as_an_array_is(encoder, images):
+class Labeled(torch.utils.data.Dataset):
+    """What torchvision's data sets are: items of an image and a label."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return Image.fromarray(self.images[index]), 0
+
+
+def paths_of(images, folder):
+    paths = [folder / f"{row:02}.png" for row in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    "given_as",
+    [
+        lambda images, folder: list(images),
+        lambda images, folder: [Image.fromarray(image) for image in images],
+        paths_of,
+        lambda images, folder: np.array([str(path) for path in paths_of(images, folder)]),
+        lambda images, folder: pytest.importorskip("pandas").Series(paths_of(images, folder)),
+        lambda images, folder: torch.from_numpy(images).permute(0, 3, 1, 2),
+        lambda images, folder: Labeled(images),
+    ],
+    ids=["arrays", "PIL", "paths", "array of str", "pandas", "tensor", "Dataset"],
+)
+def test_all_kinds_of_images_are_cut_by_cross_validation(given_as, images, tmp_path, encoder):
     probe = make_pipeline(encoder, LogisticRegression())
     np.testing.assert_array_equal(
-        cross_val_predict(probe, list(images), TRUTH, cv=2),
+        cross_val_predict(probe, given_as(images, tmp_path), TRUTH, cv=2),
         cross_val_predict(probe, images, TRUTH, cv=2),
     )
 
@@ -207,7 +242,9 @@ def test_pandas_output_behind_the_stages(images, random_backbone):
     assert isinstance(frame, pandas.DataFrame)
     assert frame.columns.tolist() == [f"capclassifier{column}" for column in range(32)]
     assert frame.columns.tolist() == pipeline.get_feature_names_out().tolist()
-    np.testing.assert_array_equal(frame.to_numpy(), pipeline["cap"].transform(pipeline[:-1].transform(images)))
+    np.testing.assert_array_equal(
+        frame.to_numpy(), pipeline["cap"].transform(pipeline[:-1].transform(images))
+    )
 
 
 def test_a_global_setting_leaves_spaces_alone(encoder, images):

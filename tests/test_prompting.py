@@ -17,7 +17,7 @@ TEXTS = [
     "a photo of a cat",
     "a photo of a dog that stands in the garden of an old house by the sea",
     "a photo of a red panda",
-    "hello",
+    "a photo",
 ]
 WITH_REFERENCE = [name for name in BUILDERS if name not in ("coca", "perception encoder")]
 
@@ -217,25 +217,27 @@ def test_vit_b_32_equals_a_loop_over_the_blocks():
 # -- less work
 
 
-def lengths_seen(towers, tokens, prompts=None):
-    """Texts and tokens of every pass through the first text block."""
+def tokens_seen(towers, tokens, prompts=None):
+    """Shape of the tokens in every pass through the first text block."""
     shapes = []
     hook = towers.text.blocks[0].register_forward_pre_hook(
         lambda module, args: shapes.append(tuple(args[0].shape[:2]))
     )
     towers.encode_text(tokens, prompts)
     hook.remove()
-    return sorted(shapes)
+    return shapes
 
 
-def test_a_long_text_does_not_lengthen_the_short_ones(tokens):
-    # tokens of the four texts, with start and end: 7, 19, 8 and 3
-    assert lengths_seen(PromptedTowers(build_model()), tokens) == [(1, 19), (3, 8)]
+def test_common_start_is_run_once_and_nothing_is_padded(tokens):
+    # the texts have 7, 19, 8 and 4 tokens, of which "<start> a photo" is the same in all
+    assert tokens_seen(PromptedTowers(build_model()), tokens) == [(1, 3 + 4 + 16 + 5 + 1)]
 
 
-def test_bidirectional_texts_are_not_cut(tokens):
+def test_bidirectional_texts_are_not_packed(tokens):
     towers = PromptedTowers(build_model("siglip"))
-    assert lengths_seen(towers, tokens) == [(4, CONTEXT_LENGTH)]
+    assert tokens_seen(towers, tokens) == [(4, CONTEXT_LENGTH)]
+    towers.stored_tokens = 2 * CONTEXT_LENGTH
+    assert tokens_seen(towers, tokens) == [(2, CONTEXT_LENGTH)] * 2
 
 
 def test_a_text_as_long_as_the_tower_allows_is_kept_whole():
@@ -244,7 +246,7 @@ def test_a_text_as_long_as_the_tower_allows_is_kept_whole():
     towers = PromptedTowers(model)
     expected = F.normalize(model.encode_text(tokens), dim=-1)
     torch.testing.assert_close(towers.encode_text(tokens), expected, atol=1e-6, rtol=0)
-    assert lengths_seen(towers, tokens) == [(1, CONTEXT_LENGTH)]
+    assert tokens_seen(towers, tokens) == [(1, CONTEXT_LENGTH)]
 
 
 def encode_and_count_saved_bytes(towers, tokens, prompts):
@@ -259,9 +261,11 @@ def encode_and_count_saved_bytes(towers, tokens, prompts):
     return features, sum(saved)
 
 
-def test_chunks_change_neither_features_nor_gradients_and_save_memory(tokens):
-    model, tokens = build_model(), tokens[[0, 1, 2, 3, 2, 1, 0]]
-    whole, chunked = PromptedTowers(model), PromptedTowers(model, text_chunk_size=2)
+@pytest.mark.parametrize("name", ["clip", "custom text", "siglip", "coca"])
+def test_chunks_change_neither_features_nor_gradients_and_save_memory(name, tokens):
+    model, tokens = build_model(name), tokens[[0, 1, 2, 3, 2, 1, 0]]
+    whole = PromptedTowers(model)
+    chunked = PromptedTowers(model, chunk_tokens=8, stored_tokens=16)
     _, prompts = with_prompts(whole)
     expected, expected_bytes = encode_and_count_saved_bytes(whole, tokens, prompts)
     features, n_bytes = encode_and_count_saved_bytes(chunked, tokens, prompts)
@@ -277,11 +281,12 @@ def test_chunks_change_neither_features_nor_gradients_and_save_memory(tokens):
 
 
 def test_chunks_are_not_computed_twice_without_a_gradient(tokens):
-    towers = PromptedTowers(build_model(), text_chunk_size=2)
+    towers = PromptedTowers(build_model(), chunk_tokens=8, stored_tokens=0)
+    _, prompts = with_prompts(towers)
     with torch.no_grad():
-        _, n_bytes = encode_and_count_saved_bytes(towers, tokens, with_prompts(towers)[1])
-    assert n_bytes == 0
-    assert sum(n_texts for n_texts, _ in lengths_seen(towers, tokens)) == len(TEXTS)
+        # the start of three, and 4 and 16, 5, or 1 tokens of the texts
+        assert tokens_seen(towers, tokens, prompts) == [(1, 23), (1, 8), (1, 4)]
+        assert encode_and_count_saved_bytes(towers, tokens, prompts)[1] == 0
 
 
 # -- nothing is left behind
@@ -320,7 +325,7 @@ def test_hooks_are_gone_after_a_pass_and_after_a_failure(tokens):
 
 
 def test_hooks_are_gone_after_recomputing_chunks(tokens):
-    towers = PromptedTowers(build_model(), text_chunk_size=1)
+    towers = PromptedTowers(build_model(), chunk_tokens=1, stored_tokens=0)
     _, prompts = with_prompts(towers)
     towers.encode_text(tokens, prompts).sum().backward()
     assert count_hooks(towers._model) == 0
@@ -335,7 +340,7 @@ def test_the_model_itself_never_has_hooks(tokens):
         block.register_forward_hook(lambda *_: seen.append(count_hooks(model)))
     towers.encode_image(draw_pixels(model), visual)
     towers.encode_text(tokens, text)
-    assert seen == [0, 0, 0]  # one image pass, two lengths of text
+    assert seen == [0, 0]
 
 
 def test_threads_with_other_prompts_and_the_model_itself_do_not_disturb_each_other(tokens):
@@ -354,7 +359,7 @@ def test_threads_with_other_prompts_and_the_model_itself_do_not_disturb_each_oth
     results = [[] for _ in work]
 
     def repeat(prompts, into):
-        into.extend(encode(prompts) for _ in range(20))
+        into.extend(encode(prompts) for _ in range(30))
 
     threads = [
         threading.Thread(target=repeat, args=pair) for pair in zip(work, results, strict=True)
@@ -364,14 +369,14 @@ def test_threads_with_other_prompts_and_the_model_itself_do_not_disturb_each_oth
     for thread in threads:
         thread.join()
     for into, features in zip(results, expected, strict=True):
-        assert len(into) == 20
+        assert len(into) == 30
         for repeated in into:
             torch.testing.assert_close(repeated, features, atol=1e-6, rtol=0)
 
 
 def test_bfloat16_autocast_keeps_float32_features_and_gradients(tokens):
     model = build_model()
-    towers, pixels = PromptedTowers(model, text_chunk_size=2), draw_pixels(model)
+    towers, pixels = PromptedTowers(model, stored_tokens=0), draw_pixels(model)
     visual, text = with_prompts(towers)
     expected = towers.encode_image(pixels, visual), towers.encode_text(tokens, text)
     with torch.autocast("cpu", torch.bfloat16):
@@ -419,14 +424,21 @@ def test_more_prompts_than_layers_are_refused(tokens):
         towers.encode_image(torch.zeros(1, 3, 32, 32), draw_prompts(towers.visual.width, depth=5))
 
 
-def test_chunks_need_at_least_one_text():
+def test_texts_without_placeholders_are_refused():
+    tokens = open_clip.tokenizer.SimpleTokenizer(context_length=CONTEXT_LENGTH)(["a cat", "dog"])
+    towers = PromptedTowers(build_model())
+    with pytest.raises(ValueError, match=r"same 3 tokens.*got 1 in common"):
+        towers.encode_text(tokens, draw_prompts(towers.text.width))
+
+
+def test_chunks_need_at_least_one_token():
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        PromptedTowers(build_model(), text_chunk_size=0)
+        PromptedTowers(build_model(), chunk_tokens=0)
 
 
 def test_end_positions_follow_the_pooling(tokens):
     def ends(name):
         return find_text_tower(build_model(name)).end_positions(tokens).tolist()
 
-    assert ends("clip") == ends("custom text eos pool") == [6, 18, 7, 2]
+    assert ends("clip") == ends("custom text eos pool") == [6, 18, 7, 3]
     assert ends("siglip") == [CONTEXT_LENGTH - 1] * 4

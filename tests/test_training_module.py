@@ -233,16 +233,6 @@ def test_shift_moves_the_text_features_of_its_class_only(backbone):
     torch.testing.assert_close(shifted[[0, 2]], plain[[0, 2]], atol=1e-6, rtol=0)
 
 
-def test_chunked_texts_train_alike(backbone):
-    gradients = []
-    for text_chunk_size in (128, 1):
-        torch.manual_seed(0)
-        encoder = PromptedEncoder(backbone, TEXTS, text_chunk_size=text_chunk_size)
-        encoder.encode_texts().square().cumsum(dim=1).sum().backward()
-        gradients.append([prompt.grad for prompt in encoder.prompts.text])
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
-
-
 # -- inference
 
 

@@ -44,7 +44,7 @@ def make_net(margin_matrix, tau=0.6, classes=None):
     state.margin_matrix = np.asarray(margin_matrix, dtype=np.float32)
     net = CAPNet(
         nn.Linear(2, 2),
-        nn.Module,
+        None,
         state=state,
         config=CONFIG,
         pseudo_labeler=PseudoLabeler(tau, classes),

@@ -7,10 +7,11 @@ open_clip computes is what capkit computes, and without prompts the features are
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from open_clip import CLIP
@@ -25,13 +26,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from capkit.backbones.lean import lean_copy, reads_class_token_only
+from capkit.backbones.packing import PackedTexts, common_start, pack_texts, split_texts
 from capkit.exceptions import UnsupportedBackboneError
 
 __all__ = ["PromptedTowers", "TextTower", "VisualTower", "find_text_tower", "find_visual_tower"]
-
-#: Texts are run together when their lengths fall into the same bin of this many tokens, so that
-#: a few long descriptions do not pad all the short class names to their length.
-_LENGTH_BIN = 8
 
 _WORKING = (
     "Prompts can enter open_clip models with a ViT image tower (open_clip's VisionTransformer, "
@@ -77,6 +75,8 @@ class TextTower(NamedTuple):
         Name of the owner inside the model, with a dot, or the empty string.
     embedding : nn.Embedding
     blocks : sequence of nn.Module
+    final_norm : nn.Module
+        Gets the tokens behind the last block.
     width : int
         Width of a token.
     pool_type : str
@@ -89,13 +89,14 @@ class TextTower(NamedTuple):
     prefix: str
     embedding: nn.Module
     blocks: Sequence[nn.Module]
+    final_norm: nn.Module
     width: int
     pool_type: str
     eos_id: int
 
     @property
-    def ignores_padding(self) -> bool:
-        """Whether nothing behind the end token can reach the features (causal, end-pooled)."""
+    def can_be_packed(self) -> bool:
+        """Whether an end token is read, which depends on nothing behind it (causal)."""
         return (
             self.owner.attn_mask is not None
             and self.pool_type in ("argmax", "eos")
@@ -176,9 +177,16 @@ def find_text_tower(model: nn.Module) -> TextTower:
     else:
         kind = type(getattr(model, "text", model)).__name__
         raise UnsupportedBackboneError(f"prompts cannot enter a {kind} text tower. {_WORKING}")
-    embedding = owner.token_embedding
-    blocks = owner.transformer.resblocks
-    return TextTower(owner, prefix, embedding, blocks, embedding.embedding_dim, pool_type, eos_id)
+    return TextTower(
+        owner,
+        prefix,
+        owner.token_embedding,
+        owner.transformer.resblocks,
+        owner.ln_final,
+        width=owner.token_embedding.embedding_dim,
+        pool_type=pool_type,
+        eos_id=eos_id,
+    )
 
 
 class PromptedTowers:
@@ -193,9 +201,12 @@ class PromptedTowers:
     ----------
     model : nn.Module
         An open_clip model with a ViT image tower and a text transformer, frozen, in eval mode.
-    text_chunk_size : int, default=128
-        With more classes than this, a text pass that needs a gradient goes in chunks of at most
-        this size, whose activations are recomputed in the backward pass instead of stored.
+    chunk_tokens : int, default=512
+        Texts are run in chunks of about this many tokens.
+    stored_tokens : int, default=2048
+        If the texts have more tokens than this, and a gradient is needed, their activations are
+        not stored but computed again, chunk by chunk, in the backward pass. With ViT-B/32 a
+        token's activations take about 0.4 MiB.
 
     Attributes
     ----------
@@ -222,17 +233,24 @@ class PromptedTowers:
       their place.
     """
 
-    def __init__(self, model: nn.Module, *, text_chunk_size: int = 128) -> None:
-        if text_chunk_size < 1:
-            raise ValueError(f"text_chunk_size must be at least 1, got {text_chunk_size}")
+    def __init__(
+        self, model: nn.Module, *, chunk_tokens: int = 512, stored_tokens: int = 2048
+    ) -> None:
+        if chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
         find_visual_tower(model), find_text_tower(model)  # refuse before anything is copied
         self._model = lean_copy(model)
         self._text_pass = _TextPass(self._model)
         self._lock = threading.RLock()
-        self.text_chunk_size = text_chunk_size
+        self.chunk_tokens = chunk_tokens
+        self.stored_tokens = stored_tokens
         self.visual = find_visual_tower(self._model)
         self.text = find_text_tower(self._model)
         self.n_layers = min(len(self.visual.blocks), len(self.text.blocks))
+        if self.text.can_be_packed:
+            # A packed sequence has many end tokens; a hook picks them out.
+            owner = self.text.owner
+            setattr(owner, "text_pool_type" if isinstance(owner, CLIP) else "pool_type", "none")
 
     def encode_image(self, pixels: Tensor, prompts: Sequence[Tensor] | None = None) -> Tensor:
         """Encode normalised images.
@@ -257,12 +275,15 @@ class PromptedTowers:
     def encode_text(
         self, tokens: Tensor, prompts: Sequence[Tensor] | None = None, *, start: int = 1
     ) -> Tensor:
-        """Encode tokenised texts, each cut to its length where the tower allows it.
+        """Encode tokenised texts.
+
+        Where the tower allows it, they are packed (:mod:`capkit.backbones.packing`).
 
         Parameters
         ----------
         tokens : Tensor of shape (C, L), int64
-            What the backbone's ``tokenize`` gives, with placeholders for the prompts.
+            What the backbone's ``tokenize`` gives. With prompts, all texts have the same
+            placeholders for them, before their end token.
         prompts : sequence of Tensor of shape (n, text width), or None
             One for each of the first layers. None: the untouched model.
         start : int, default=1
@@ -275,53 +296,49 @@ class PromptedTowers:
         """
         prompts = list(prompts or [])
         _check_depth(prompts, self.text.blocks)
+        encode: Callable[..., Tensor] = self._encode_rows
+        chunks: Sequence[Any] = tokens.split(max(1, self.stored_tokens // tokens.shape[1]))
+        n_tokens = tokens.numel()
+        if self.text.can_be_packed:
+            encode = self._encode_packed
+            chunks = self._pack(tokens, start + len(prompts[0]) if prompts else 0)
+            n_tokens = sum(len(texts.tokens) for texts in chunks)
         needs_gradient = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
-        recompute = needs_gradient and len(tokens) > self.text_chunk_size
-        groups = self._group(tokens)
-        features = []
-        for rows, length in groups:
-            chunk = tokens[rows, :length]
-            if recompute:
-                # Nothing in a frozen tower draws random numbers, so no state has to be kept.
-                features.append(
-                    checkpoint(
-                        self._encode_chunk,
-                        chunk,
-                        start,
-                        *prompts,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                    )
-                )
-            else:
-                features.append(self._encode_chunk(chunk, start, *prompts))
-        order = torch.cat([rows for rows, _ in groups])
-        return torch.cat(features)[order.argsort()]
+        if needs_gradient and n_tokens > self.stored_tokens:
+            # Nothing in a frozen tower draws random numbers, so no state has to be kept.
+            encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([encode(texts, start, *prompts) for texts in chunks])
 
-    def _group(self, tokens: Tensor) -> list[tuple[Tensor, int]]:
-        """Rows of texts that are run together, with the length that they are cut to."""
-        if self.text.ignores_padding:
-            lengths = self.text.end_positions(tokens) + 1
-        else:
-            lengths = torch.full_like(tokens[:, 0], tokens.shape[1])
-        bins = torch.div(lengths - 1, _LENGTH_BIN, rounding_mode="floor")
-        groups = []
-        for value in bins.unique().tolist():
-            members = torch.nonzero(bins == value).squeeze(1)
-            for rows in members.split(self.text_chunk_size):
-                groups.append((rows, int(lengths[rows].max())))
-        return groups
+    def _pack(self, tokens: Tensor, n_placed: int) -> list[PackedTexts]:
+        """Pack texts whose first ``n_placed`` tokens are the prompts and what is before them."""
+        ends = self.text.end_positions(tokens)
+        n_common = common_start(tokens, ends)
+        if n_common < n_placed:
+            raise ValueError(
+                f"expected texts that all begin with the same {n_placed} tokens, with "
+                f"placeholders for the prompts, and end after them, got {n_common} in common"
+            )
+        runs = split_texts(ends, n_common, self.chunk_tokens)
+        return [pack_texts(tokens[rows], ends[rows], n_common) for rows in runs]
 
-    def _encode_chunk(self, tokens: Tensor, start: int, *prompts: Tensor) -> Tensor:
-        """Encode texts of one length (C, L); also called to recompute in the backward pass."""
-        length = tokens.shape[1]
+    def _encode_packed(self, texts: PackedTexts, start: int, *prompts: Tensor) -> Tensor:
         owner, name = self.text.owner, f"model.{self.text.prefix}"
-        cut = {}
-        if self.text.ignores_padding:
-            cut[f"{name}positional_embedding"] = owner.positional_embedding[:length]
-            cut[f"{name}attn_mask"] = owner.attn_mask[:length, :length]
+        hooks = itertools.chain(
+            _text_hooks(self.text, prompts, start), _pool_hooks(self.text, texts.ends)
+        )
+        with self._lock, _hooks(hooks):
+            # Under the lock: another thread's pass has its own embedding in this place.
+            packed = {
+                f"{name}positional_embedding": owner.positional_embedding[texts.positions],
+                f"{name}attn_mask": texts.mask,
+            }
+            tokens = texts.tokens[None]
+            features = functional_call(self._text_pass, packed, (tokens,), tie_weights=False)
+        return _unit_rows(features[0])
+
+    def _encode_rows(self, tokens: Tensor, start: int, *prompts: Tensor) -> Tensor:
         with self._lock, _hooks(_text_hooks(self.text, prompts, start)):
-            return _unit_rows(functional_call(self._text_pass, cut, (tokens,), tie_weights=False))
+            return _unit_rows(self._text_pass(tokens))
 
 
 class _TextPass(nn.Module):
@@ -383,6 +400,11 @@ def _text_hooks(
         yield block.register_forward_pre_hook(
             lambda module, args, prompt=prompt: (_replace_at(prompt, start, args[0]), *args[1:])
         )
+
+
+def _pool_hooks(tower: TextTower, ends: Tensor) -> Iterator[RemovableHandle]:
+    """From (1, N, width) only the end tokens (1, C, width) go on."""
+    yield tower.final_norm.register_forward_pre_hook(lambda module, args: (args[0][:, ends],))
 
 
 def _append(prompt: Tensor, module: nn.Module, args: tuple) -> tuple:

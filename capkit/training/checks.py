@@ -217,4 +217,6 @@ def _check_devices(n_devices: int, batch_size: int) -> None:
 
 def _of_rows(labels: np.ndarray, images: ConceptSpace | ImageSource) -> np.ndarray:
     """Labels of these images, from theirs or from those of all images behind a space."""
-    return labels if len(labels) == len(images) else labels[images.rows]
+    if len(labels) == len(images) or isinstance(images, ImageSource):
+        return labels
+    return labels[images.rows]

@@ -247,7 +247,7 @@ def _encode_for_prediction(classifier: CAPClassifier, X: object):
     classifier._inference()  # a wrong one is found before anything is encoded
     space = _read_space(classifier, X) if isinstance(X, ConceptSpace) else None
     source = ImageSource.from_user(X) if space is None else space.images
-    n_images = len(X)
+    n_images = len(source) if space is None else len(space)
     if not n_images:
         raise ValueError(
             f"Found array with 0 sample(s): {type(classifier).__name__} expected at least 1 image."

@@ -42,8 +42,6 @@ class PromptedEncoder(nn.Module):
         Number of prompts of a layer.
     prompt_depth : int, default=8
         Number of layers with prompts; no more than both towers have are used.
-    text_chunk_size : int, default=128
-        See :class:`~capkit.backbones.prompting.PromptedTowers`.
 
     Raises
     ------
@@ -60,10 +58,9 @@ class PromptedEncoder(nn.Module):
         context: str = "a photo of a",
         prompt_length: int = 2,
         prompt_depth: int = 8,
-        text_chunk_size: int = 128,
     ) -> None:
         super().__init__()
-        towers = PromptedTowers(backbone.model, text_chunk_size=text_chunk_size)
+        towers = PromptedTowers(backbone.model)
         placed = place_context(
             backbone.tokenize, towers.text, texts, context=context, length=prompt_length
         )

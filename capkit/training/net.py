@@ -86,8 +86,6 @@ class CAPNet(NeuralNet):
     pseudo_labeler : PseudoLabeler
     """
 
-    n_processes = 1
-
     def __init__(
         self,
         *args,
@@ -100,6 +98,11 @@ class CAPNet(NeuralNet):
         self.state = state
         self.config = config
         self.pseudo_labeler = pseudo_labeler
+
+    def initialize_criterion(self):
+        """Do without a criterion, which accelerate would wrap: the loss is in get_loss."""
+        self.criterion_ = None
+        return self
 
     def partial_fit(self, X, y=None, classes=None, **fit_params):
         """Train for the epochs that are left; an interrupt is passed on.
@@ -215,7 +218,13 @@ class CAPNet(NeuralNet):
         for name in self.losses_[0]:
             mean = torch.stack([parts[name] for parts in self.losses_]).mean()
             losses[name] = (self.sum_over_processes(mean) / self.n_processes).item()
-        return EpochPredictions(*columns, losses=losses)
+        indices, labels, confidence = columns
+        return EpochPredictions(indices, labels, confidence, losses)
+
+    @property
+    def n_processes(self) -> int:
+        """Number of processes that train together."""
+        return 1
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """Sum of every process's value; there is one process here."""

@@ -118,7 +118,7 @@ def build_task(
     TrainingTask
     """
     main_labels = first_main_samples(space, labels, seen, config.top_k)
-    prompted = {}
+    prompted: dict[str, Any] = {}
     if config.tuning == "adapter":
         inputs = torch.tensor(space.image_features)
     else:
@@ -166,4 +166,4 @@ def _fingerprint(
 
 def _digest(array: np.ndarray) -> str:
     content = np.ascontiguousarray(array)
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashlib.blake2b(content.data, digest_size=16).hexdigest()

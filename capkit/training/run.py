@@ -21,6 +21,7 @@ from capkit.training.config import TrainingConfig
 from capkit.training.feature_views import make_feature_view
 from capkit.training.module import DualAdapterModule, FeatureEncoder, PromptedEncoder
 from capkit.training.net import AcceleratedCAPNet, CAPNet, PseudoLabeler
+from capkit.training.seeding import seeded
 from capkit.training.state import CHECKPOINT_NAME, SelfTraining, read_checkpoint
 from capkit.training.streams import ThreeStreams, TrainingImages
 from capkit.training.views import make_strong_view
@@ -98,8 +99,7 @@ class TrainingTask:
 
     def build_module(self, device: str) -> DualAdapterModule:
         """Untrained module, the same for the same seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
+        with seeded(self.config.seed):
             return DualAdapterModule(
                 self._build_encoder(device),
                 self.logit_scale,
@@ -157,7 +157,7 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
     progress = [ProgressBar()] if task.verbose and rank == 0 else []
     arguments = dict(
         module=task.build_module(device),
-        criterion=nn.Module,  # the loss is in get_loss
+        criterion=None,  # the loss is in get_loss
         state=state,
         config=config,
         pseudo_labeler=task.pseudo_labeler,

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from capkit.training.seeding import seeded
+
 if TYPE_CHECKING:
     from capkit.training.state import SelfTraining
 
@@ -165,6 +167,5 @@ class ThreeStreams:
         # do not depend on how many processes there are.
         key = [self.seed, epoch, step, _STRONG_VIEW]
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return self.strong_view(self.images[unlabeled])[self.part]
