@@ -66,7 +66,7 @@ def run(name, paradigm, tuning, seeds):
     train, test = (DATA_SETS[name](split=split) for split in ("train", "test"))
     scores = {mode: [] for mode in ("zero-shot", *MODES[tuning])}
     seconds = []
-    zero_shot = ZeroShotClassifier("glyph", class_names=train.class_names)
+    zero_shot = ZeroShotClassifier(backbone="glyph", class_names=train.class_names)
     untrained = zero_shot.fit(train.images, train.target).predict(test.images)
     for seed in seeds:
         y, seen = draw_labels(train.target, paradigm, seed)

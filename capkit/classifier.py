@@ -149,7 +149,8 @@ class CAPClassifier(
         With which parts to predict; may be changed after :meth:`fit`. ``"prompts"``: adapters
         off (the paper). ``"main"``, ``"pseudo"``: text adapter, and the main or the pseudo
         visual adapter. ``"ensemble"``: mean of the probabilities of these two. None means
-        ``"prompts"``, with adapter tuning ``"ensemble"``.
+        ``"prompts"``, with adapter tuning ``"ensemble"``. In ``trzsl``, ``"main"`` serves
+        better: the pseudo branch trains on unseen classes alone.
     temperature : float or "labeled", default=1.0
         The logits are divided by it before the softmax. ``"labeled"`` fits it to the labels of
         the training images (``ssl``, ``trzsl``); it does not change what is predicted.

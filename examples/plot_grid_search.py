@@ -34,8 +34,8 @@ model = CAPClassifier(
 )
 search = GridSearchCV(
     model,
-    {"t": [2, 4], "tau": [0.7, 0.85], "m": [0, 12]},
-    cv=LabeledKFold(3),
+    {"t": [1, 3], "m": [0, 12]},
+    cv=LabeledKFold(2),
 )
 search.fit(digits.images, labels)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from capkit.backbones import registry
 from capkit.datasets import load_digits
+from capkit.exceptions import BackboneNotFoundError
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +29,8 @@ def rst_blocks(text: str) -> list[str]:
 def work_folder(tmp_path, monkeypatch):
     """An empty current folder, no network, and an Ollama server where the client looks for it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_why_not_preferred", lambda cache_dir: "no network in tests")
+    unreachable = BackboneNotFoundError("no network in tests")
+    monkeypatch.setattr(registry, "_find_preferred", lambda cache_dir: unreachable)
     with OllamaServer() as server:
         monkeypatch.setenv("OLLAMA_HOST", server.host)
         yield tmp_path

@@ -89,7 +89,7 @@ def test_given_stages_are_parameters_again(problem, path):
 def test_what_cannot_be_saved_is_named(problem, path):
     classifier = CAPClassifier(tuning="adapter", augment=torch.nn.Identity(), **QUICK)
     classifier.fit(problem.space).set_params(describer=lambda name, n: [name] * n)
-    with pytest.warns(UserWarning, match="their defaults in what is loaded: describer, augment"):
+    with pytest.warns(UserWarning, match="their defaults in what is loaded: augment, describer"):
         classifier.save(path)
     loaded = CAPClassifier.load(path)
     assert loaded.describer is loaded.augment is None

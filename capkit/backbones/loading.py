@@ -19,6 +19,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
+from capkit._seeding import seeded
 from capkit.backbones.backbone import Backbone
 from capkit.backbones.checkpoint import load_checkpoint
 from capkit.backbones.stem import ConvStem
@@ -92,7 +93,8 @@ def build_backbone(files: BackboneFiles, device: torch.device) -> Backbone:
     """
     model_cfg = copy.deepcopy(files.config["model_cfg"])
     try:
-        model = _build_model(model_cfg, files.config.get("conv_stem"))
+        with seeded(0):  # the first weights are replaced: that they are drawn must not show
+            model = _build_model(model_cfg, files.config.get("conv_stem"))
     except MemoryError:
         raise
     except Exception as error:  # open_clip and timm raise any kind for a wrong configuration

@@ -12,15 +12,13 @@ from torch.nn import functional as F
 
 from capkit.backbones.prompting import PromptedTowers
 from capkit.training.adapters import Adapter
+from capkit.training.config import INFERENCE_MODES
 from capkit.training.prompts import MaplePrompts, place_context
 
 if TYPE_CHECKING:
     from capkit.backbones import Backbone
 
-__all__ = ["INFERENCE_MODES", "DualAdapterModule", "FeatureEncoder", "PromptedEncoder"]
-
-#: Ways to predict: adapters off (the paper), the main or the pseudo branch, or both averaged.
-INFERENCE_MODES = ("prompts", "main", "pseudo", "ensemble")
+__all__ = ["DualAdapterModule", "FeatureEncoder", "PromptedEncoder"]
 
 
 class PromptedEncoder(nn.Module):

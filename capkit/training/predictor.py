@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from capkit._seeding import seeded
 from capkit.backbones.prompting import PromptedTowers
 from capkit.training.module import DualAdapterModule, FeatureEncoder, PromptedEncoder
 
@@ -99,12 +100,13 @@ def build_predictor(
         encoder = _TrainedEncoder(backbone, tensors["visual_prompts"], text_features)
     else:
         encoder = FeatureEncoder(text_features)
-    module = DualAdapterModule(
-        encoder,
-        logit_scale,
-        adapter_dim=len(tensors["main_adapter.fc1.bias"]),
-        adapter_weight=adapter_weight,
-    )
+    with seeded(0):  # the first weights are replaced: that they are drawn must not show
+        module = DualAdapterModule(
+            encoder,
+            logit_scale,
+            adapter_dim=len(tensors["main_adapter.fc1.bias"]),
+            adapter_weight=adapter_weight,
+        )
     for adapter in _ADAPTERS:
         prefix = f"{adapter}."
         getattr(module, adapter).load_state_dict(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from capkit._seeding import seeded
 from capkit.backbones import load_backbone
 from capkit.exceptions import CapkitError, CheckpointError
 from capkit.training.callbacks import Checkpoint, LearningRate, ProgressBar, SelfTrainingUpdate
@@ -21,7 +22,6 @@ from capkit.training.config import TrainingConfig
 from capkit.training.feature_views import make_feature_view
 from capkit.training.module import DualAdapterModule, FeatureEncoder, PromptedEncoder
 from capkit.training.net import AcceleratedCAPNet, CAPNet, PseudoLabeler
-from capkit.training.seeding import seeded
 from capkit.training.state import CHECKPOINT_NAME, SelfTraining, read_checkpoint
 from capkit.training.streams import ThreeStreams, TrainingImages
 from capkit.training.views import make_strong_view

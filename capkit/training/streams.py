@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from capkit.training.seeding import seeded
+from capkit._seeding import seeded
 
 if TYPE_CHECKING:
     from capkit.training.state import SelfTraining
