@@ -29,6 +29,7 @@ from capkit.training.views import make_strong_view
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from capkit.backbones import Backbone
     from capkit.margins import MarginCalibrator
 
 __all__ = ["TrainingTask", "train"]
@@ -99,20 +100,22 @@ class TrainingTask:
 
     def build_module(self, device: str) -> DualAdapterModule:
         """Untrained module, the same for the same seed."""
+        # Loading takes the registry's lock and then the generator's: not the other way round here.
+        backbone = None if self.backbone is None else load_backbone(self.backbone, device=device)
         with seeded(self.config.seed):
             return DualAdapterModule(
-                self._build_encoder(device),
+                self._build_encoder(backbone),
                 self.logit_scale,
                 adapter_dim=self.config.adapter_dim,
                 adapter_weight=self.config.adapter_weight,
                 keep_strong=self.pseudo_labeler,
             )
 
-    def _build_encoder(self, device: str) -> nn.Module:
-        if self.config.tuning == "adapter":
+    def _build_encoder(self, backbone: Backbone | None) -> nn.Module:
+        if backbone is None:
             return FeatureEncoder(torch.tensor(self.text_features))
         return PromptedEncoder(
-            load_backbone(self.backbone, device=device),
+            backbone,
             self.prompts,
             shift=None if self.shift is None else torch.tensor(self.shift),
             context=self.config.prompt_init,
