@@ -1,6 +1,6 @@
 # capkit: every target sets up .venv by itself; a second run installs nothing.
 #   make demo PYTHON=/path/to/python3.12    takes another Python
-#   make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"    torch for CPU
+#   make demo PIP_FLAGS="--extra-index-url ..."    passes options to pip
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check lint types doctest docs coverage dist clean
