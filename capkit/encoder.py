@@ -80,7 +80,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         Names of the classes.
     prompts_ : tuple of str
         Each class name in the (first) template.
-    text_features_ : ndarray of shape (n_classes, n_features_out_), dtype float32
+    text_features_ : ndarray of shape (n_classes, d), dtype float32
         ``W``, unit rows.
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits.

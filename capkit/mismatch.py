@@ -323,7 +323,7 @@ class MismatchDetector(ConceptStage):
         it reaches among the clusters that are left.
     unmatched_ : ndarray of shape (n_classes - n_matched,), dtype int64
         ``Y_final``: indices of the classes that are left, ascending.
-    fewest_predicted_ : ndarray of shape (t_,), dtype int64
+    fewest_predicted_ : ndarray of shape (t,), dtype int64
         ``Y_low_t``: indices of the classes with the fewest predictions, fewest first.
     prediction_counts_ : ndarray of shape (n_classes,), dtype int64
         Number of images predicted as each class.
