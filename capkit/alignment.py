@@ -18,6 +18,7 @@ from capkit.base import (
     ConceptStage,
     ImageClassifierMixin,
     check_concept_space,
+    check_fitted_classes,
     expected_n_labels,
 )
 from capkit.exceptions import BackboneMismatchError
@@ -347,11 +348,7 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
-        if space.class_names != self.class_names_:
-            raise ValueError(
-                f"ConceptAligner was fitted on the {len(self.class_names_)} classes "
-                f"{self.class_names_!r:.80}, got {space.n_classes}: {space.class_names!r:.80}"
-            )
+        check_fitted_classes(space, self, self.class_names_)
         if None not in (space.backbone_id, self._backbone_id) and (
             space.backbone_id != self._backbone_id
         ):

@@ -19,6 +19,7 @@ __all__ = [
     "ConceptStage",
     "ImageClassifierMixin",
     "check_concept_space",
+    "check_fitted_classes",
     "check_images",
     "expected_n_labels",
 ]
@@ -124,6 +125,30 @@ def expected_n_labels(y: Sequence | None, images: ConceptSpace | ImageSource) ->
     if rows is not None and isinstance(y, Sized) and len(y) > rows.max():
         return len(y)
     return len(images)
+
+
+def check_fitted_classes(space: ConceptSpace, owner: object, class_names: tuple[str, ...]) -> None:
+    """Refuse a space of other classes than those that a stage was fitted on.
+
+    Parameters
+    ----------
+    space : ConceptSpace
+    owner : object
+        The fitted stage; its class is named in the message.
+    class_names : tuple of str
+        What it was fitted on.
+
+    Raises
+    ------
+    ValueError
+        If the names or their order differ.
+    """
+    if space.class_names != class_names:
+        raise ValueError(
+            f"{type(owner).__name__} was fitted on the {len(class_names)} classes "
+            f"{class_names!r:.80}, got {space.n_classes}: {space.class_names!r:.80}. Fit it "
+            "again, or give CLIPEncoder the same class_names in the same order."
+        )
 
 
 class ConceptStage(

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._validation import UNLABELED
-from capkit.base import ConceptStage, check_concept_space
+from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
 from capkit.exceptions import NoConfidentPredictionWarning
 from capkit.space import ConceptSpace, MarginResult
 
@@ -302,6 +302,8 @@ class MarginCalibrator(ConceptStage):
         ``S``: similarity of the classes.
     margin_matrix_ : ndarray of shape (n_classes, n_classes), dtype float32
         ``M``: ``M[i, j]`` is added to the logit of class j for a sample of class i.
+    class_names_ : tuple of str or None
+        Names of the classes; None where it was fitted on bare predictions.
     n_features_in_ : int
         Width ``d`` of the features.
 
@@ -356,6 +358,7 @@ class MarginCalibrator(ConceptStage):
         self : MarginCalibrator
         """
         space = check_concept_space(X, self, min_images=1)
+        self.class_names_: tuple[str, ...] | None = space.class_names
         probabilities = space.predict_proba()
         return self._fit(
             space.image_features,
@@ -407,6 +410,7 @@ class MarginCalibrator(ConceptStage):
             raise ValueError(
                 f"expected labels from -1 to {n_classes - 1}, got {labels.min()} to {labels.max()}"
             )
+        self.class_names_ = None
         return self._fit(image_features, text_features, labels, confidence, seen)
 
     def _fit(self, image_features, text_features, labels, confidence, seen) -> MarginCalibrator:
@@ -441,7 +445,9 @@ class MarginCalibrator(ConceptStage):
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
-        if space.n_classes != len(self.counts_):
+        if self.class_names_ is not None:
+            check_fitted_classes(space, self, self.class_names_)
+        elif space.n_classes != len(self.counts_):
             raise ValueError(
                 f"MarginCalibrator was fitted on {len(self.counts_)} classes, got a ConceptSpace "
                 f"of {space.n_classes}"

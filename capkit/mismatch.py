@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._clustering import ScratchClusters, WarmClusters
-from capkit.base import ConceptStage, check_concept_space
+from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
 from capkit.space import ConceptSpace, MismatchResult
 
 __all__ = [
@@ -444,11 +444,7 @@ class MismatchDetector(ConceptStage):
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
-        if space.class_names != self.class_names_:
-            raise ValueError(
-                f"MismatchDetector was fitted on the {len(self.class_names_)} classes "
-                f"{self.class_names_!r:.80}, got {space.n_classes}: {space.class_names!r:.80}"
-            )
+        check_fitted_classes(space, self, self.class_names_)
         # A class without a cluster has a centre of zeros.
         with_none = np.vstack([self.cluster_centers_, np.zeros_like(space.text_features[:1])])
         centers = with_none[self.class_cluster_]

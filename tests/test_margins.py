@@ -1,5 +1,6 @@
 """The calibrated margin, against numbers worked out by hand."""
 
+import dataclasses
 import math
 import warnings
 
@@ -244,11 +245,19 @@ def test_transform_applies_what_fit_learned(planted_space):
     np.testing.assert_array_equal(few.margin.margin_matrix, calibrator.margin_matrix_)
 
 
-def test_transform_refuses_other_classes(planted_space):
-    calibrator = MarginCalibrator().fit(planted_space)
+def test_transform_refuses_another_number_of_classes(planted_space):
     other = ConceptSpace(np.eye(2), np.eye(2), ["a", "b"])
-    with pytest.raises(ValueError, match="fitted on 20 classes, got a ConceptSpace of 2"):
-        calibrator.transform(other)
+    with pytest.raises(ValueError, match=r"fitted on the 20 classes .*, got 2: "):
+        MarginCalibrator().fit(planted_space).transform(other)
+    without_names = MarginCalibrator().fit_predictions(IMAGES, TEXTS, LABELS, np.ones(4))
+    with pytest.raises(ValueError, match="fitted on 3 classes, got a ConceptSpace of 2"):
+        without_names.transform(other)
+
+
+def test_transform_refuses_the_same_classes_in_another_order(planted_space):
+    turned = dataclasses.replace(planted_space, class_names=planted_space.class_names[::-1])
+    with pytest.raises(ValueError, match="same class_names in the same order"):
+        MarginCalibrator().fit(planted_space).transform(turned)
 
 
 @pytest.mark.parametrize(
