@@ -29,7 +29,6 @@ CANDIDATES = {
         {"epochs": 20},
         {"epochs": 30, "steps_per_epoch": 30},
         {"epochs": 30, "steps_per_epoch": 30, "tau": 0.7},
-        {"epochs": 30, "steps_per_epoch": 30, "optimizer": "adamw", "learning_rate": 0.001},
     ],
 }
 
