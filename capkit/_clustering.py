@@ -84,6 +84,15 @@ class ScratchClusters:
         self.images = np.arange(len(features))
         self._cluster(n_clusters)
 
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters, at most that of images."""
+        return len(self.centers)
+
+    def center(self, cluster: int) -> np.ndarray:
+        """One of the rows of :attr:`centers`."""
+        return self.centers[cluster]
+
     def shrink(self, removed: np.ndarray) -> None:
         """Take images away and cluster the others into one cluster less.
 
@@ -93,7 +102,7 @@ class ScratchClusters:
             Positions in :attr:`images`.
         """
         self.images = np.delete(self.images, removed)
-        self._cluster(len(self.centers) - 1)
+        self._cluster(self.n_clusters - 1)
 
     def _cluster(self, n_clusters: int) -> None:
         n_clusters = min(n_clusters, len(self.images))
@@ -105,6 +114,49 @@ class ScratchClusters:
             self.labels, centers = np.empty(0, np.int32), self._features[:0]
         self.centers = unit_rows(centers)
         self.similarity = self._texts @ self.centers.T
+
+
+class _MergeCosts:
+    """Cost of merging any two clusters, with the cheapest partner of each kept up to date.
+
+    A refresh costs a few rows, not the whole matrix: as everything here, it is linear in the
+    number of clusters for each cluster that changed.
+
+    Parameters
+    ----------
+    n_clusters : int
+    """
+
+    def __init__(self, n_clusters: int):
+        self._costs = np.full((n_clusters, n_clusters), np.inf, dtype=np.float32)
+        self._partner = np.zeros(n_clusters, dtype=np.int64)
+        self._lowest = np.full(n_clusters, np.inf, dtype=np.float32)
+
+    def refresh(self, clusters: np.ndarray, costs: np.ndarray) -> None:
+        """Replace the costs of some clusters.
+
+        Parameters
+        ----------
+        clusters : ndarray of shape (n_changed,), dtype int
+        costs : ndarray of shape (n_changed, n_clusters)
+            Of merging each of them with each cluster; infinite for what cannot be merged.
+        """
+        self._costs[clusters] = costs
+        self._costs[:, clusters] = costs.T
+        best = costs.argmin(axis=0)
+        lower = costs[best, np.arange(costs.shape[1])]
+        nearer = lower < self._lowest
+        lost = np.isin(self._partner, clusters) & ~nearer
+        self._lowest[nearer], self._partner[nearer] = lower[nearer], clusters[best[nearer]]
+        lost[clusters] = True
+        again = np.flatnonzero(lost)
+        self._partner[again] = self._costs[again].argmin(axis=1)
+        self._lowest[again] = self._costs[again, self._partner[again]]
+
+    def cheapest_pair(self) -> tuple[int, int]:
+        """The two clusters that cost least to merge."""
+        first = int(self._lowest.argmin())
+        return first, int(self._partner[first])
 
 
 class WarmClusters:
@@ -125,6 +177,9 @@ class WarmClusters:
     these to spare, images drawn at random are starts as good as k-means++'s, which cost more
     than all the rest.
 
+    A cluster that was given up keeps its slot, infinitely far from everything, until half of the
+    slots are free; the attributes show the clusters that are left.
+
     Parameters and attributes as of :class:`ScratchClusters`.
 
     Parameters
@@ -139,12 +194,15 @@ class WarmClusters:
     # Lloyd iterations after each round; what is still moving goes on moving in the next round.
     _SETTLE_ITERATIONS = 5
 
+    # Share of the spare clusters that are given up between two such rounds, before the first.
+    _SPARE_AT_ONCE = 0.1
+
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
         wanted = min(n_clusters, len(features))
-        n_clusters = min(math.ceil(_SPARE * n_clusters), len(features))
+        n_slots = min(math.ceil(_SPARE * n_clusters), len(features))
         k_means = _k_means(
             features,
-            n_clusters,
+            n_slots,
             init="random",
             n_init=n_init,
             max_iter=max_iter,
@@ -153,18 +211,10 @@ class WarmClusters:
         self._features = features
         self._texts = text_features
         self._ids = np.arange(len(features))
-        self._labels = k_means.labels_.astype(np.int64)
         self._n_left = len(features)
-        self._counts = np.bincount(self._labels, minlength=n_clusters)
-        self._sums = self._sums_by(self._labels, self._ids, n_clusters)
-
-        n_features = features.shape[1]
-        self._means = np.empty((n_clusters, n_features), dtype=np.float32)
-        self._half_squares = np.empty(n_clusters, dtype=np.float32)
-        self._products = np.empty((n_clusters, n_clusters), dtype=np.float32)
-        self._text_products = np.empty((len(text_features), n_clusters), dtype=np.float32)
-        self._moved = np.zeros(n_clusters, dtype=bool)
-        self._place(np.arange(n_clusters), k_means.cluster_centers_)
+        self._labels = np.full(len(features), _ABSENT, dtype=np.int64)
+        self._open_slots(k_means.cluster_centers_)
+        self._join(self._ids, k_means.labels_)
         # Larger is nearer: x.mu - |mu|^2 / 2 orders the centres of an image as distances do.
         self._scores = (
             np.einsum("ij,ij->i", features, self._means[self._labels])
@@ -173,8 +223,10 @@ class WarmClusters:
         squares = np.einsum("ij,ij->i", features, features)
         self._tolerance = _TOLERANCE * float(np.mean(squares - 2 * self._scores))
         self._moved[:] = False
-        while len(self._counts) > wanted:
-            self._drop(self._cheapest())
+        while (spare := self.n_clusters - wanted) > 0:
+            for _ in range(math.ceil(self._SPARE_AT_ONCE * spare)):
+                self._give_up_cheapest()
+                self._follow_means()
             self._settle()
 
     @property
@@ -185,18 +237,30 @@ class WarmClusters:
     @property
     def labels(self) -> np.ndarray:
         """Cluster of each image that is left."""
-        return self._labels[self._labels != _ABSENT]
+        rank = np.cumsum(self._alive) - 1
+        return rank[self._labels[self._labels != _ABSENT]]
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters that are left."""
+        return int(self._alive.sum())
 
     @property
     def centers(self) -> np.ndarray:
         """Unit-norm centres."""
-        return unit_rows(self._means)
+        return unit_rows(self._means[self._alive])
 
     @property
     def similarity(self) -> np.ndarray:
         """Cosine similarity of texts and centres."""
-        norms = np.sqrt(2 * self._half_squares)
-        return self._text_products / np.where(norms > 0, norms, 1)
+        norms = np.sqrt(2 * self._half_squares[self._alive])
+        products = self._text_products[self._alive]
+        products /= np.where(norms > 0, norms, 1)[:, None]
+        return products.T
+
+    def center(self, cluster: int) -> np.ndarray:
+        """One of the rows of :attr:`centers`."""
+        return unit_rows(self._means[[np.flatnonzero(self._alive)[cluster]]])[0]
 
     def shrink(self, removed: np.ndarray) -> None:
         """Take images away, give up one cluster, and let the others settle.
@@ -208,42 +272,59 @@ class WarmClusters:
         """
         self._remove(np.flatnonzero(self._labels != _ABSENT)[removed])
         self._follow_means()
-        n_clusters = min(len(self._counts) - 1, self._n_left)
-        while len(self._counts) > n_clusters:
-            self._drop(self._cheapest())
+        n_clusters = min(self.n_clusters - 1, self._n_left)
+        while self.n_clusters > n_clusters:
+            self._give_up_cheapest()
         self._settle()
 
-    def _settle(self) -> None:
-        """Run a few Lloyd iterations, where anything moves."""
-        for _ in range(self._SETTLE_ITERATIONS):
-            self._fill_empty()
-            self._follow_means()
-            if not self._moved.any():
-                break
-            self._reassign()
+    # -- the books: which images a cluster has, their sum and number, and where its centre is
 
-    def _sums_by(self, labels: np.ndarray, rows: np.ndarray, n_clusters: int) -> np.ndarray:
-        membership = sparse.csr_array(
-            (np.ones(len(rows), np.float32), (labels, np.arange(len(rows)))),
-            shape=(n_clusters, len(rows)),
-        )
-        return (membership @ self._features[rows]).astype(np.float64)
+    def _open_slots(self, means: np.ndarray) -> None:
+        n_slots, n_features = means.shape
+        self._alive = np.ones(n_slots, dtype=bool)
+        self._counts = np.zeros(n_slots, dtype=np.int64)
+        self._sums = np.zeros((n_slots, n_features))
+        self._means = np.empty((n_slots, n_features), dtype=np.float32)
+        self._half_squares = np.empty(n_slots, dtype=np.float32)
+        self._text_products = np.empty((n_slots, len(self._texts)), dtype=np.float32)
+        self._moved = np.zeros(n_slots, dtype=bool)  # since images were last reassigned
+        self._changed = np.zeros(n_slots, dtype=bool)  # lost or took images since means followed
+        self._outdated = np.ones(n_slots, dtype=bool)  # costs of merging are of another state
+        self._merge_costs = _MergeCosts(n_slots)
+        self._place(np.arange(n_slots), means)
 
     def _place(self, clusters: np.ndarray, positions: np.ndarray) -> None:
         """Put centres somewhere and refresh what depends on them."""
+        positions = positions.astype(np.float32, copy=False)
         self._means[clusters] = positions
         self._half_squares[clusters] = 0.5 * np.einsum("ij,ij->i", positions, positions)
-        products = self._means[clusters] @ self._means.T
-        self._products[clusters] = products
-        self._products[:, clusters] = products.T
-        self._text_products[:, clusters] = self._texts @ self._means[clusters].T
+        self._text_products[clusters] = positions @ self._texts.T
         self._moved[clusters] = True
+        self._outdated[clusters] = True
+
+    def _join(self, rows: np.ndarray, labels: np.ndarray) -> None:
+        """Enter images that are in no cluster."""
+        self._enter(rows, labels, 1)
+        self._labels[rows] = labels
+
+    def _leave(self, rows: np.ndarray) -> None:
+        """Take images out of their clusters."""
+        self._enter(rows, self._labels[rows], -1)
+        self._labels[rows] = _ABSENT
+
+    def _enter(self, rows: np.ndarray, labels: np.ndarray, sign: int) -> None:
+        touched, position = np.unique(labels, return_inverse=True)
+        membership = sparse.csr_array(
+            (np.ones(len(rows), np.float32), (position, np.arange(len(rows)))),
+            shape=(len(touched), len(rows)),
+        )
+        self._sums[touched] += sign * (membership @ self._features[rows])
+        self._counts[touched] += sign * np.bincount(position, minlength=len(touched))
+        self._changed[touched] = True
+        self._outdated[touched] = True
 
     def _remove(self, rows: np.ndarray) -> None:
-        labels = self._labels[rows]
-        self._counts -= np.bincount(labels, minlength=len(self._counts))
-        self._sums -= self._sums_by(labels, rows, len(self._counts))
-        self._labels[rows] = _ABSENT
+        self._leave(rows)
         self._scores[rows] = np.inf  # no centre is nearer: an absent image never moves
         self._n_left -= len(rows)
         if self._n_left < len(self._labels) // 2:  # copying at each halving costs 2 n in all
@@ -251,46 +332,78 @@ class WarmClusters:
             self._features, self._ids = self._features[left], self._ids[left]
             self._labels, self._scores = self._labels[left], self._scores[left]
 
-    def _relabel(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        n_clusters = len(self._counts)
-        before = self._labels[rows]
-        self._counts += np.bincount(labels, minlength=n_clusters)
-        self._counts -= np.bincount(before, minlength=n_clusters)
-        self._sums += self._sums_by(labels, rows, n_clusters)
-        self._sums -= self._sums_by(before, rows, n_clusters)
-        self._labels[rows] = labels
+    # -- clusters that are given up
 
-    def _follow_means(self) -> None:
-        """Move the centres that lag behind the mean of their images."""
-        means = (self._sums / np.maximum(self._counts, 1)[:, None]).astype(np.float32)
-        lag = means - self._means
-        lags = (np.einsum("ij,ij->i", lag, lag) > self._tolerance) & (self._counts > 0)
-        clusters = np.flatnonzero(lags)
-        self._place(clusters, means[clusters])
+    def _give_up_cheapest(self) -> None:
+        """Give up the smaller one of the two clusters that cost least to merge."""
+        outdated = np.flatnonzero(self._outdated & self._alive)
+        if len(outdated):
+            self._merge_costs.refresh(outdated, self._costs_of_merging(outdated))
+            self._outdated[outdated] = False
+        self._drop(min(self._merge_costs.cheapest_pair(), key=lambda slot: self._counts[slot]))
 
-    def _cheapest(self) -> int:
-        """Smaller one of the two clusters that cost least, in squared distance, to merge."""
-        halves, counts = self._half_squares, self._counts.astype(np.float32)
-        distances = 2 * (halves[:, None] + halves - self._products)
-        weights = counts[:, None] * counts / np.maximum(counts[:, None] + counts, 1)
-        costs = weights * distances
-        np.fill_diagonal(costs, np.inf)
-        pair = np.unravel_index(costs.argmin(), costs.shape)
-        return int(min(pair, key=lambda cluster: counts[cluster]))
+    def _costs_of_merging(self, clusters: np.ndarray) -> np.ndarray:
+        """By how much the sum of squared distances grows (Ward's criterion)."""
+        halves = np.where(self._alive, self._half_squares, 0)
+        counts = self._counts.astype(np.float32)
+        products = self._means[clusters] @ self._means.T
+        squares = 2 * (halves[clusters, None] + halves - products)
+        both = counts[clusters, None] + counts
+        costs = counts[clusters, None] * counts / np.maximum(both, 1) * squares
+        costs[:, ~self._alive] = np.inf
+        costs[np.arange(len(clusters)), clusters] = np.inf
+        return costs
 
     def _drop(self, cluster: int) -> None:
         """Give up a cluster; its images go to the nearest of the others."""
         orphans = np.flatnonzero(self._labels == cluster)
-        self._labels -= self._labels > cluster
-        for name in ("_means", "_half_squares", "_counts", "_sums", "_moved"):
-            setattr(self, name, np.delete(getattr(self, name), cluster, axis=0))
-        self._products = np.delete(np.delete(self._products, cluster, axis=0), cluster, axis=1)
-        self._text_products = np.delete(self._text_products, cluster, axis=1)
-        if len(orphans) and len(self._counts):
-            labels = self._nearest(orphans)
-            self._counts += np.bincount(labels, minlength=len(self._counts))
-            self._sums += self._sums_by(labels, orphans, len(self._counts))
-            self._labels[orphans] = labels
+        self._leave(orphans)
+        self._alive[cluster] = False
+        self._means[cluster], self._half_squares[cluster] = 0, np.inf
+        self._moved[cluster] = self._changed[cluster] = False
+        never = np.full((1, len(self._alive)), np.inf, dtype=np.float32)
+        self._merge_costs.refresh(np.array([cluster]), never)
+        if len(orphans) and self._alive.any():
+            self._join(orphans, self._nearest(orphans))
+        if 2 * self.n_clusters <= len(self._alive):
+            self._close_free_slots()
+
+    def _close_free_slots(self) -> None:
+        rank = np.append(np.cumsum(self._alive) - 1, _ABSENT)  # the last one serves label -1
+        self._labels = rank[self._labels]
+        alive = self._alive
+        for name in (
+            "_alive",
+            "_counts",
+            "_sums",
+            "_means",
+            "_half_squares",
+            "_text_products",
+            "_moved",
+            "_changed",
+        ):
+            setattr(self, name, getattr(self, name)[alive])
+        self._outdated = self._alive.copy()
+        self._merge_costs = _MergeCosts(len(self._alive))
+
+    # -- Lloyd's iterations, where anything moves
+
+    def _settle(self) -> None:
+        for _ in range(self._SETTLE_ITERATIONS):
+            self._fill_empty()
+            self._follow_means()
+            if not self._moved.any():
+                break
+            self._reassign()
+
+    def _follow_means(self) -> None:
+        """Move the centres that lag behind the mean of their images."""
+        changed = np.flatnonzero(self._changed & (self._counts > 0))
+        means = (self._sums[changed] / self._counts[changed, None]).astype(np.float32)
+        lag = means - self._means[changed]
+        lags = np.einsum("ij,ij->i", lag, lag) > self._tolerance
+        self._place(changed[lags], means[lags])
+        self._changed[:] = False
 
     def _nearest(self, rows: np.ndarray) -> np.ndarray:
         scores = self._features[rows] @ self._means.T - self._half_squares
@@ -299,12 +412,14 @@ class WarmClusters:
 
     def _fill_empty(self) -> None:
         """Give each empty cluster the image that is farthest from its own centre."""
-        for cluster in np.flatnonzero(self._counts == 0):
+        for cluster in np.flatnonzero(self._alive & (self._counts == 0)):
             farthest = int(self._scores.argmin())
             if self._counts[self._labels[farthest]] < 2:
                 return
-            self._relabel(np.array([farthest]), np.array([cluster]))
-            self._place(np.array([cluster]), self._features[[farthest]])
+            row = np.array([farthest])
+            self._leave(row)
+            self._join(row, np.array([cluster]))
+            self._place(np.array([cluster]), self._features[row])
             self._scores[farthest] = self._half_squares[cluster]
 
     def _reassign(self) -> None:
@@ -315,7 +430,7 @@ class WarmClusters:
         best = scores.argmax(axis=1)
         best_score = scores[every, best]
 
-        column = np.full(len(self._counts) + 1, -1)  # the last one serves the absent, label -1
+        column = np.full(len(self._alive) + 1, -1)  # the last one serves the absent, label -1
         column[moved] = np.arange(len(moved))
         own = column[self._labels]
         own_score = np.where(own >= 0, scores[every, own], self._scores)
@@ -327,5 +442,6 @@ class WarmClusters:
         if len(left_behind):
             labels[left_behind] = self._nearest(left_behind)
         changed = np.flatnonzero(labels != self._labels)
-        self._relabel(changed, labels[changed])
+        self._leave(changed)
+        self._join(changed, labels[changed])
         self._moved[:] = False

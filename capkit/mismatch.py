@@ -28,6 +28,7 @@ __all__ = [
     "n_classes_left",
     "pair_with_centers",
     "summarize_predictions",
+    "surest_match",
 ]
 
 # Texts this close give the same prediction for every image.
@@ -146,6 +147,34 @@ def fewest_predicted(counts: np.ndarray, mass: np.ndarray, t: int) -> np.ndarray
     return np.lexsort((mass, counts))[:t]
 
 
+def surest_match(logits: np.ndarray) -> tuple[int, int, float]:
+    """Find the class and the cluster of the highest probability (method section 1, steps 3 and 4).
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_classes, n_clusters)
+        Scaled similarities; a softmax over the clusters makes them probabilities.
+
+    Returns
+    -------
+    row, cluster : int
+        Ties go to the lower row, then to the lower cluster.
+    probability : float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.mismatch import surest_match
+    >>> surest_match(np.log([[0.6, 0.4], [0.1, 0.9]]))
+    (1, 1, 0.9)
+    """
+    # The highest probability of a row is that of its highest logit: one exponential an entry.
+    highest = logits.max(axis=1, keepdims=True)
+    inverse = np.exp(logits - highest).sum(axis=1)
+    row = int(inverse.argmin())
+    return row, int(logits[row].argmax()), float(1 / inverse[row])
+
+
 def images_of_match(
     matched_class: int,
     predicted: np.ndarray,
@@ -245,13 +274,12 @@ def match_classes(
     limit = max(1, n_images // n_classes)
     left = np.arange(n_classes)
     order, centers, confidence = [], [], np.zeros(n_classes)
-    while len(left) > t and len(clusters.centers):
-        probabilities = softmax(logit_scale * clusters.similarity[left], axis=1)
-        row, cluster = np.unravel_index(probabilities.argmax(), probabilities.shape)
+    while len(left) > t and clusters.n_clusters:
+        row, cluster, probability = surest_match(logit_scale * clusters.similarity[left])
         matched = int(left[row])
         order.append(matched)
-        confidence[matched] = probabilities[row, cluster]
-        centers.append(clusters.centers[cluster])
+        confidence[matched] = probability
+        centers.append(clusters.center(cluster))
         images = clusters.images
         removed = images_of_match(
             matched,
@@ -265,8 +293,8 @@ def match_classes(
 
     center_of_class = np.full(n_classes, -1, dtype=np.int64)
     center_of_class[order] = np.arange(len(order))
-    if len(left) and len(clusters.centers):
-        similarity = clusters.similarity[left]
+    similarity = clusters.similarity[left]
+    if similarity.size:
         confidence[left] = softmax(logit_scale * similarity, axis=1).max(axis=1)
         paired = pair_with_centers(similarity)
         center_of_class[left] = np.where(paired >= 0, len(order) + paired, -1)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from capkit import ConceptSpace
-from capkit._clustering import ScratchClusters, WarmClusters, unit_rows
+from capkit._clustering import ScratchClusters, WarmClusters, _MergeCosts, unit_rows
 from capkit.datasets import make_concept_space
 
 BOTH = pytest.mark.parametrize("clusters_class", [WarmClusters, ScratchClusters])
@@ -32,30 +32,31 @@ def assert_books_are_right(clusters, space):
     features = space.image_features[clusters.images]
     n_clusters = len(clusters.centers)
     counts = np.bincount(clusters.labels, minlength=n_clusters)
-    np.testing.assert_array_equal(clusters._counts, counts)
+    alive = clusters._alive
+    np.testing.assert_array_equal(clusters._counts[alive], counts)
     sums = np.array([features[clusters.labels == j].sum(axis=0) for j in range(n_clusters)])
-    np.testing.assert_allclose(clusters._sums, sums, atol=1e-3)
+    np.testing.assert_allclose(clusters._sums[alive], sums, atol=1e-3)
     np.testing.assert_allclose(
         clusters.similarity, space.text_features @ clusters.centers.T, atol=1e-5
     )
-    np.testing.assert_allclose(clusters._products, clusters._means @ clusters._means.T, atol=1e-5)
-    np.testing.assert_allclose(
-        clusters._half_squares, 0.5 * (clusters._means**2).sum(axis=1), atol=1e-6
-    )
+    means = clusters._means[alive]
+    np.testing.assert_allclose(clusters._half_squares[alive], 0.5 * (means**2).sum(1), atol=1e-6)
+    assert len(alive) < 2 * alive.sum()
 
 
 def test_books_are_right_in_every_round(problem):
     clusters = make_clusters(WarmClusters, problem.space)
     rng = np.random.default_rng(0)
     assert_books_are_right(clusters, problem.space)
-    for n_clusters in range(11, -1, -1):
+    for n_clusters in range(11, 0, -1):
         removed = rng.permutation(len(clusters.images))[:45]
         kept = np.delete(clusters.images, removed)
         clusters.shrink(removed)
         np.testing.assert_array_equal(clusters.images, kept)
-        assert len(clusters.centers) == n_clusters
-        if n_clusters:
-            assert_books_are_right(clusters, problem.space)
+        assert clusters.n_clusters == len(clusters.centers) == n_clusters
+        assert_books_are_right(clusters, problem.space)
+    clusters.shrink(np.arange(45))
+    assert clusters.n_clusters == 0
 
 
 def test_settled_images_are_with_their_nearest_centre(problem):
@@ -63,7 +64,7 @@ def test_settled_images_are_with_their_nearest_centre(problem):
     for cluster in (4, 2, 0):
         clusters.shrink(np.flatnonzero(clusters.labels == cluster))
     features = problem.space.image_features[clusters.images]
-    distances = ((features[:, None] - clusters._means) ** 2).sum(axis=2)
+    distances = ((features[:, None] - clusters._means[clusters._alive]) ** 2).sum(axis=2)
     np.testing.assert_allclose(
         distances[np.arange(len(features)), clusters.labels], distances.min(axis=1), atol=1e-5
     )
@@ -131,6 +132,20 @@ def test_copies_of_one_image(clusters_class):
         clusters.shrink(np.array([0, 1]))
         assert len(clusters.centers) == n_clusters
         assert np.isfinite(clusters.similarity).all()
+
+
+def test_cheapest_pair_is_right_after_any_refresh():
+    rng = np.random.default_rng(0)
+    costs = np.full((9, 9), np.inf)
+    merge_costs = _MergeCosts(9)
+    for _ in range(200):
+        changed = rng.permutation(9)[: rng.integers(1, 5)]
+        rows = rng.random((len(changed), 9))
+        rows[rng.random(rows.shape) < 0.3] = np.inf
+        rows[:, changed] = np.inf  # of each other too, so that rows and columns agree
+        costs[changed], costs[:, changed] = rows, rows.T
+        merge_costs.refresh(changed, rows)
+        assert costs[merge_costs.cheapest_pair()] == costs.min()
 
 
 def test_unit_rows_leaves_zeros():
