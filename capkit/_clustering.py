@@ -177,6 +177,10 @@ class WarmClusters:
     these to spare, images drawn at random are starts as good as k-means++'s, which cost more
     than all the rest.
 
+    The last rounds decide which classes are left over, and cost little: where ``R`` of ``C``
+    clusters are left, so are about ``R / C`` of the images, and a K-Means costs ``(R / C)^2`` of
+    the first one. So they cluster anew, as :class:`ScratchClusters` does.
+
     A cluster that was given up keeps its slot, infinitely far from everything, until half of the
     slots are free; the attributes show the clusters that are left.
 
@@ -197,32 +201,20 @@ class WarmClusters:
     # Share of the spare clusters that are given up between two such rounds, before the first.
     _SPARE_AT_ONCE = 0.1
 
+    # Once so few clusters are left, every round clusters anew.
+    _FEW = 24
+
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
         wanted = min(n_clusters, len(features))
         n_slots = min(math.ceil(_SPARE * n_clusters), len(features))
-        k_means = _k_means(
-            features,
-            n_slots,
-            init="random",
-            n_init=n_init,
-            max_iter=max_iter,
-            random_state=random_state,
-        )
+        self._options = {"n_init": n_init, "max_iter": max_iter, "random_state": random_state}
+        k_means = _k_means(features, n_slots, init="random", **self._options)
         self._features = features
         self._texts = text_features
         self._ids = np.arange(len(features))
-        self._n_left = len(features)
-        self._labels = np.full(len(features), _ABSENT, dtype=np.int64)
-        self._open_slots(k_means.cluster_centers_)
-        self._join(self._ids, k_means.labels_)
-        # Larger is nearer: x.mu - |mu|^2 / 2 orders the centres of an image as distances do.
-        self._scores = (
-            np.einsum("ij,ij->i", features, self._means[self._labels])
-            - self._half_squares[self._labels]
-        )
+        self._start_from(k_means)
         squares = np.einsum("ij,ij->i", features, features)
         self._tolerance = _TOLERANCE * float(np.mean(squares - 2 * self._scores))
-        self._moved[:] = False
         while (spare := self.n_clusters - wanted) > 0:
             for _ in range(math.ceil(self._SPARE_AT_ONCE * spare)):
                 self._give_up_cheapest()
@@ -271,13 +263,33 @@ class WarmClusters:
             Positions in :attr:`images`.
         """
         self._remove(np.flatnonzero(self._labels != _ABSENT)[removed])
-        self._follow_means()
         n_clusters = min(self.n_clusters - 1, self._n_left)
+        if 0 < n_clusters <= self._FEW:
+            self._cluster_anew(n_clusters)
+            return
+        self._follow_means()
         while self.n_clusters > n_clusters:
             self._give_up_cheapest()
         self._settle()
 
+    def _cluster_anew(self, n_clusters: int) -> None:
+        self._forget_absent()
+        self._start_from(_k_means(self._features, n_clusters, init="k-means++", **self._options))
+
     # -- the books: which images a cluster has, their sum and number, and where its centre is
+
+    def _start_from(self, k_means: KMeans) -> None:
+        """Open the books for a clustering of the images that are left."""
+        self._n_left = len(self._features)
+        self._labels = np.full(self._n_left, _ABSENT, dtype=np.int64)
+        self._open_slots(k_means.cluster_centers_)
+        self._join(np.arange(self._n_left), k_means.labels_)
+        # Larger is nearer: x.mu - |mu|^2 / 2 orders the centres of an image as distances do.
+        self._scores = (
+            np.einsum("ij,ij->i", self._features, self._means[self._labels])
+            - self._half_squares[self._labels]
+        )
+        self._moved[:] = False
 
     def _open_slots(self, means: np.ndarray) -> None:
         n_slots, n_features = means.shape
@@ -328,9 +340,12 @@ class WarmClusters:
         self._scores[rows] = np.inf  # no centre is nearer: an absent image never moves
         self._n_left -= len(rows)
         if self._n_left < len(self._labels) // 2:  # copying at each halving costs 2 n in all
-            left = self._labels != _ABSENT
-            self._features, self._ids = self._features[left], self._ids[left]
-            self._labels, self._scores = self._labels[left], self._scores[left]
+            self._forget_absent()
+
+    def _forget_absent(self) -> None:
+        left = self._labels != _ABSENT
+        self._features, self._ids = self._features[left], self._ids[left]
+        self._labels, self._scores = self._labels[left], self._scores[left]
 
     # -- clusters that are given up
 

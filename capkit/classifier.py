@@ -21,7 +21,7 @@ from capkit._validation import UNLABELED
 from capkit.base import ImageClassifierMixin
 from capkit.exceptions import TrainingInterrupted
 from capkit.training.checks import FitInput, check_fit_input, check_inference, check_settings
-from capkit.training.config import DEFAULTS, INFERENCE_MODES
+from capkit.training.config import INFERENCE_MODES, default_inference
 
 if TYPE_CHECKING:
     from capkit.alignment import ConceptAligner
@@ -149,8 +149,8 @@ class CAPClassifier(
         With which parts to predict; may be changed after :meth:`fit`. ``"prompts"``: adapters
         off (the paper). ``"main"``, ``"pseudo"``: text adapter, and the main or the pseudo
         visual adapter. ``"ensemble"``: mean of the probabilities of these two. None means
-        ``"prompts"``, with adapter tuning ``"ensemble"``. In ``trzsl``, ``"main"`` serves
-        better: the pseudo branch trains on unseen classes alone.
+        ``"prompts"``; with adapter tuning ``"ensemble"``, or in ``trzsl`` ``"main"``, as the
+        pseudo branch trains on unseen classes alone.
     temperature : float or "labeled", default=1.0
         The logits are divided by it before the softmax. ``"labeled"`` fits it to the labels of
         the training images (``ssl``, ``trzsl``); it does not change what is predicted.
@@ -559,7 +559,7 @@ class CAPClassifier(
 
     def _inference(self) -> str:
         check_inference(self.inference, self.config_.tuning)
-        return self.inference or DEFAULTS[self.config_.tuning]["inference"]
+        return self.inference or default_inference(self.config_.paradigm, self.config_.tuning)
 
     def _scores(self, X: object) -> np.ndarray:
         from capkit.training import fitting

@@ -326,7 +326,7 @@ class MismatchDetector(ConceptStage):
     recluster : {"warm", "scratch"}, default="warm"
         How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
         the paper has it. "warm" goes on from the centres that are left and touches only what
-        changed, see Notes.
+        changed, until few are left, see Notes.
     n_init : int, default=5
         Number of starts of each K-Means; the best is taken.
     max_iter : int, default=100
@@ -374,9 +374,11 @@ class MismatchDetector(ConceptStage):
     the first one gets all their predictions. With fewer images than classes there are as many
     clusters as images, and a class that gets none is never called mismatched.
 
-    "warm" costs about as much as one K-Means: a round computes the similarity of the images to
-    the few centres that moved, so that all rounds together grow with n_images * n_classes.
-    "scratch" runs K-Means once a round and grows with the square of n_classes.
+    "warm" costs about as much as a few K-Means: a round computes the similarity of the images to
+    the few centres that moved, so that all rounds together grow with n_images * n_classes. When
+    24 classes are left, so are few of the images, and the rounds from there on, which decide what
+    is left over, are the same as with "scratch". That runs K-Means once in every round and grows
+    with the square of n_classes.
 
     References
     ----------

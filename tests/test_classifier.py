@@ -323,6 +323,20 @@ class TestPrediction:
         np.testing.assert_allclose(by_mode["ensemble"], expected, atol=1e-6)
         assert not np.allclose(by_mode["main"], by_mode["pseudo"], atol=1e-3)
 
+    @pytest.mark.parametrize(
+        ("paradigm", "default"), [("ul", "ensemble"), ("ssl", "ensemble"), ("trzsl", "main")]
+    )
+    def test_default_way_to_predict_uses_only_what_saw_every_class(
+        self, adapter, problem, paradigm, default
+    ):
+        seen = problem.target < 4
+        y = np.where(seen & (np.arange(len(seen)) % 2 == 0), problem.target, -1)
+        adapter.set_params(paradigm=paradigm).fit(problem.space, y)
+        left_open = adapter.predict_proba(problem.space)
+        for mode in ("main", "ensemble"):
+            probabilities = adapter.set_params(inference=mode).predict_proba(problem.space)
+            assert np.array_equal(left_open, probabilities) == (mode == default)
+
     def test_prompts_alone_switch_the_adapters_off(self, prompt, images):
         prompt.fit(images)
         cosines = prompt.transform(images) @ prompt.text_features_.T

@@ -2,13 +2,22 @@
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from capkit import ConceptSpace
 from capkit._clustering import ScratchClusters, WarmClusters, _MergeCosts, unit_rows
 from capkit.datasets import make_concept_space
 
-BOTH = pytest.mark.parametrize("clusters_class", [WarmClusters, ScratchClusters])
+
+class WarmToTheEnd(WarmClusters):
+    """Goes on from the centres that are left however few they are."""
+
+    _FEW = 0
+
+
+WARM = pytest.mark.parametrize("clusters_class", [WarmClusters, WarmToTheEnd])
+ALL = pytest.mark.parametrize("clusters_class", [WarmClusters, WarmToTheEnd, ScratchClusters])
 
 
 def make_clusters(clusters_class, space, n_clusters=None, seed=0):
@@ -44,8 +53,9 @@ def assert_books_are_right(clusters, space):
     assert len(alive) < 2 * alive.sum()
 
 
-def test_books_are_right_in_every_round(problem):
-    clusters = make_clusters(WarmClusters, problem.space)
+@WARM
+def test_books_are_right_in_every_round(problem, clusters_class):
+    clusters = make_clusters(clusters_class, problem.space)
     rng = np.random.default_rng(0)
     assert_books_are_right(clusters, problem.space)
     for n_clusters in range(11, 0, -1):
@@ -59,8 +69,22 @@ def test_books_are_right_in_every_round(problem):
     assert clusters.n_clusters == 0
 
 
+def test_last_rounds_cluster_anew():
+    # Features without any structure: another start would give other clusters.
+    rng = np.random.default_rng(0)
+    features = unit_rows(rng.standard_normal((300, 8)))
+    space = ConceptSpace(features, features[:26], [str(index) for index in range(26)])
+    clusters = make_clusters(WarmClusters, space)
+    for n_clusters in (25, 24, 23):
+        clusters._options["random_state"] = np.random.RandomState(7)
+        clusters.shrink(np.arange(12))
+        left = space.image_features[clusters.images]
+        anew = KMeans(n_clusters, n_init=5, max_iter=100, random_state=7).fit(left)
+        assert np.array_equal(clusters.labels, anew.labels_) == (n_clusters <= 24)
+
+
 def test_settled_images_are_with_their_nearest_centre(problem):
-    clusters = make_clusters(WarmClusters, problem.space)
+    clusters = make_clusters(WarmToTheEnd, problem.space)
     for cluster in (4, 2, 0):
         clusters.shrink(np.flatnonzero(clusters.labels == cluster))
     features = problem.space.image_features[clusters.images]
@@ -70,7 +94,7 @@ def test_settled_images_are_with_their_nearest_centre(problem):
     )
 
 
-@BOTH
+@ALL
 def test_removing_a_class_leaves_the_clusters_of_the_others(problem, clusters_class):
     clusters = make_clusters(clusters_class, problem.space)
     assert adjusted_rand_score(problem.target, clusters.labels) > 0.95
@@ -86,7 +110,7 @@ def test_cluster_that_keeps_images_stays_and_two_halves_become_one():
     blobs = np.repeat(np.arange(4), 20)
     features = unit_rows(unit_rows(directions)[blobs] + 0.01 * rng.standard_normal((80, 3)))
     space = ConceptSpace(features, unit_rows(directions), ["a", "b", "c", "d"])
-    clusters = make_clusters(WarmClusters, space)
+    clusters = make_clusters(WarmToTheEnd, space)
     assert adjusted_rand_score(blobs, clusters.labels) == 1
     # Half of the first blob leaves. What is left of it is dearer to hand over than the halves.
     clusters.shrink(np.arange(10))
@@ -95,7 +119,7 @@ def test_cluster_that_keeps_images_stays_and_two_halves_become_one():
 
 
 def test_cluster_that_loses_all_images_is_given_up(problem):
-    clusters = make_clusters(WarmClusters, problem.space)
+    clusters = make_clusters(WarmToTheEnd, problem.space)
     before, labels = clusters.centers, clusters.labels
     clusters.shrink(np.flatnonzero(labels == 7))
     np.testing.assert_allclose(clusters.centers, np.delete(before, 7, axis=0), atol=1e-5)
@@ -103,14 +127,14 @@ def test_cluster_that_loses_all_images_is_given_up(problem):
 
 def test_empty_cluster_takes_the_farthest_image(problem):
     space = problem.space
-    clusters = make_clusters(WarmClusters, space)
+    clusters = make_clusters(WarmToTheEnd, space)
     # Two classes leave at once and only one cluster is given up: the other centre is free.
     gone = np.flatnonzero(np.isin(problem.target, [0, 1]))
     clusters.shrink(gone)
     assert np.bincount(clusters.labels, minlength=11).min() > 0
 
 
-@BOTH
+@ALL
 def test_no_more_clusters_than_images(problem, clusters_class):
     few = problem.space[:3]
     clusters = make_clusters(clusters_class, few, n_clusters=3)
@@ -122,7 +146,7 @@ def test_no_more_clusters_than_images(problem, clusters_class):
     assert clusters.similarity.shape == (12, 0)
 
 
-@BOTH
+@ALL
 @pytest.mark.filterwarnings("error")
 def test_copies_of_one_image(clusters_class):
     space = make_concept_space(1, 4, 16, n_mismatched=0, random_state=0).space

@@ -8,8 +8,8 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 
-from capkit import ConceptSpace, MismatchDetector
-from capkit.datasets import make_concept_space
+from capkit import CLIPEncoder, ConceptSpace, MismatchDetector
+from capkit.datasets import load_digits, load_handwriting, make_concept_space
 from capkit.mismatch import (
     fewest_predicted,
     images_of_match,
@@ -95,8 +95,9 @@ def test_summary_in_chunks_equals_the_whole(planted_space):
         {},
         {"n_images": 600, "n_classes": 12, "n_mismatched": 1, "noise": 2.0},
         {"n_images": 900, "n_classes": 18, "n_features": 96, "confusion": 1.0, "noise": 1.8},
+        {"n_images": 1000, "n_classes": 40, "n_mismatched": 4, "noise": 1.5},
     ],
-    ids=["default", "noisy", "confused"],
+    ids=["default", "noisy", "confused", "many"],
 )
 def test_finds_exactly_the_planted_classes(problem, seed, recluster):
     planted = make_concept_space(random_state=seed, **problem)
@@ -178,12 +179,40 @@ def test_attributes_tell_the_story(recluster):
 
 
 def test_warm_and_scratch_put_the_clusters_in_the_same_places():
-    space = make_concept_space(random_state=5).space
+    space = make_concept_space(1000, 40, random_state=5).space
     warm, scratch = (
         MismatchDetector(recluster=form, random_state=0).fit(space) for form in ("warm", "scratch")
     )
     centers = [detector.transform(space).mismatch.class_centers for detector in (warm, scratch)]
     assert np.einsum("ij,ij->i", *centers).min() > 0.98
+
+
+@pytest.fixture(scope="module")
+def glyph_spaces():
+    spaces = {}
+    for load in (load_digits, load_handwriting):
+        data = load(split="train")
+        encoder = CLIPEncoder("glyph", class_names=data.class_names)
+        spaces[load] = encoder.fit_transform(data.images)
+    return spaces
+
+
+@pytest.mark.parametrize(
+    ("load", "t"),
+    [
+        (load_digits, 1),
+        (load_digits, 2),
+        (load_digits, 3),
+        pytest.param(load_handwriting, 7, marks=pytest.mark.slow),
+    ],
+)
+def test_warm_and_scratch_agree_on_the_embedded_model(glyph_spaces, load, t):
+    space = glyph_spaces[load]
+    warm, scratch = (
+        MismatchDetector(t=t, recluster=form, random_state=0).fit(space)
+        for form in ("warm", "scratch")
+    )
+    np.testing.assert_array_equal(warm.mismatched_, scratch.mismatched_)
 
 
 def test_same_seed_same_result(planted_space):

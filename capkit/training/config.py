@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DEFAULTS", "INFERENCE_MODES", "TrainingConfig"]
+__all__ = ["DEFAULTS", "INFERENCE_MODES", "TrainingConfig", "default_inference"]
 
 INFERENCE_MODES = ("prompts", "main", "pseudo", "ensemble")
 
@@ -14,7 +14,6 @@ INFERENCE_MODES = ("prompts", "main", "pseudo", "ensemble")
 #: "adapter" was found by experiment on the training parts of the embedded data sets.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "prompt": {
-        "inference": "prompts",
         "augment": "crop_flip",
         "adapter_dim": 128,
         "adapter_weight": 0.01,
@@ -25,7 +24,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "weight_decay": 0.1,
     },
     "adapter": {
-        "inference": "ensemble",
         "augment": 0.5,
         "adapter_dim": 64,
         "adapter_weight": 0.5,
@@ -36,6 +34,26 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "weight_decay": 0.1,
     },
 }
+
+
+def default_inference(paradigm: str, tuning: str) -> str:
+    """With which parts to predict where the user leaves it open.
+
+    Parameters
+    ----------
+    paradigm : {"ul", "ssl", "trzsl"}
+    tuning : {"prompt", "adapter"}
+
+    Returns
+    -------
+    str
+        One of :data:`INFERENCE_MODES`. "prompts" is the paper's. Adapters trained alone have to
+        be on; in ``trzsl`` the pseudo branch has seen no image of a labeled class, so the main
+        branch predicts without it.
+    """
+    if tuning == "prompt":
+        return "prompts"
+    return "main" if paradigm == "trzsl" else "ensemble"
 
 
 @dataclasses.dataclass(frozen=True)
