@@ -3,26 +3,29 @@
     python benchmarks/detection.py
     python benchmarks/detection.py --output docs/results
 
-Three tables. "speed": the warm and the literal form on the same problem with the same options;
+Four tables. "speed": the warm and the literal form on the same problem with the same options;
 all rounds of the literal form are run. "scaling": the warm form for growing numbers of images
 and classes; the last column is the time for each million of images times classes, which may not
 grow. "planted": how often each form finds exactly the classes whose text was moved, over seeds.
-Features are random ones in CLIP's geometry, see capkit.datasets.make_concept_space.
+Features are random ones in CLIP's geometry, see capkit.datasets.make_concept_space. "embedded":
+what each form finds with the embedded model on its two data sets, over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from capkit import ConceptSpace, MismatchDetector
-from capkit.datasets import make_concept_space
+from capkit import CLIPEncoder, ConceptSpace, MismatchDetector
+from capkit.datasets import load_digits, load_handwriting, make_concept_space
 
 FORMS = ("warm", "scratch")
 
@@ -46,6 +49,9 @@ PLANTED = {
         "confusion": 1.0,
     },
 }
+
+# Values of t: the default comes first.
+EMBEDDED = {load_digits: (1, 2, 3), load_handwriting: (7,)}
 
 
 def make_space(n_images: int, n_classes: int, n_features: int = 512) -> ConceptSpace:
@@ -114,6 +120,28 @@ def planted(n_seeds: int) -> Iterator[dict[str, object]]:
         }
 
 
+def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
+    for load, numbers in EMBEDDED.items():
+        data = load(split="train")
+        space = CLIPEncoder("glyph", class_names=data.class_names).fit_transform(data.images)
+        for t in numbers:
+            found: dict[str, list[str]] = {form: [] for form in FORMS}
+            for seed, form in itertools.product(range(n_seeds), FORMS):
+                detector = MismatchDetector(t=t, recluster=form, random_state=seed).fit(space)
+                names = [data.class_names[index] for index in detector.mismatched_]
+                found[form].append(", ".join(names) or "none")
+            yield {
+                "data": load.__name__.removeprefix("load_"),
+                "t": t,
+                **{f"{form} (seeds)": _count(found[form]) for form in FORMS},
+                "agree": sum(map(str.__eq__, *found.values())),
+            }
+
+
+def _count(values: list[str]) -> str:
+    return "; ".join(f"{value} ({n})" for value, n in Counter(values).most_common())
+
+
 def report(name: str, rows: Iterator[dict[str, object]], output: Path | None) -> None:
     """Print rows as they come, and write them to a file."""
     print(f"\n{name}")
@@ -132,19 +160,20 @@ def report(name: str, rows: Iterator[dict[str, object]], output: Path | None) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tables", nargs="+", default=["speed", "scaling", "planted"])
+    parser.add_argument("--tables", nargs="+", default=["speed", "scaling", "planted", "embedded"])
     parser.add_argument("--n-images", type=int, nargs="+", default=[10_000, 50_000, 200_000])
     parser.add_argument("--n-classes", type=int, nargs="+", default=[50, 200, 1000])
     parser.add_argument("--n-init", type=int, default=1, help="starts of each K-Means, both forms")
-    parser.add_argument("--seeds", type=int, default=10, help="planted problems of each kind")
+    parser.add_argument("--seeds", type=int, default=10, help="of the last two tables")
     parser.add_argument("--output", type=Path, help="folder for a CSV file of each table")
     arguments = parser.parse_args()
 
-    print(f"{os.cpu_count()} cores, n_init={arguments.n_init} (planted: the default)")
+    print(f"{os.cpu_count()} cores, n_init={arguments.n_init} (planted, embedded: the default)")
     tables = {
         "speed": lambda: speed(10_000, 100, arguments.n_init),
         "scaling": lambda: scaling(arguments.n_images, arguments.n_classes, arguments.n_init),
         "planted": lambda: planted(arguments.seeds),
+        "embedded": lambda: embedded(arguments.seeds),
     }
     for name in arguments.tables:
         report(name, tables[name](), arguments.output)

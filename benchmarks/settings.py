@@ -23,12 +23,12 @@ CANDIDATES = {
         {"learning_rate": 0.0005},
     ],
     "prompt": [
-        {"learning_rate": 0.01},
+        {},
+        {"epochs": 10},
+        {"tau": 0.7},
+        {"m": 3.0},
         {"learning_rate": 0.003},
-        {"learning_rate": 0.001},
-        {"epochs": 20},
-        {"epochs": 30, "steps_per_epoch": 30},
-        {"epochs": 30, "steps_per_epoch": 30, "tau": 0.7},
+        {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.01},
     ],
 }
 

@@ -6,7 +6,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from tiny_models import build_model
 from torch import nn
 
-from capkit.backbones.lean import ClassTokenBlock, LeanAttention, lean_copy
+from capkit.backbones.lean import LeanAttention, LeanBlock, lean_copy
 
 
 @pytest.fixture
@@ -42,7 +42,21 @@ def test_class_token_block_is_the_first_token_of_the_block(tokens):
     torch.manual_seed(0)
     block = ResidualAttentionBlock(16, 4, ls_init_value=0.5).eval()
     expected = block(tokens)[:, :1]
-    torch.testing.assert_close(ClassTokenBlock(block)(tokens), expected, atol=1e-6, rtol=1e-5)
+    block.attn = LeanAttention(block.attn)
+    first = LeanBlock(block, first_only=True)(tokens)
+    torch.testing.assert_close(first, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+def test_prompts_without_output_are_tokens_whose_output_is_cut_off(tokens, first_only):
+    torch.manual_seed(0)
+    block = ResidualAttentionBlock(16, 4, ls_init_value=0.5).eval()
+    prompts = torch.randn(2, 16)
+    expected = block(torch.cat([tokens, prompts.expand(3, -1, -1)], dim=1))
+    block.attn = LeanAttention(block.attn)
+    outputs = LeanBlock(block, first_only)(tokens, prompts=prompts)
+    kept = slice(1) if first_only else slice(5)
+    torch.testing.assert_close(outputs, expected[:, kept], atol=1e-6, rtol=1e-5)
 
 
 def test_copy_takes_no_memory_for_tensors():
@@ -63,5 +77,5 @@ def test_copy_leaves_the_model_as_it_is():
     ("name", "is_shortened"), [("clip", True), ("clip average pool", False), ("coca", False)]
 )
 def test_last_block_is_shortened_only_where_the_class_token_alone_is_read(name, is_shortened):
-    last = lean_copy(build_model(name)).visual.transformer.resblocks[-1]
-    assert isinstance(last, ClassTokenBlock) is is_shortened
+    blocks = lean_copy(build_model(name)).visual.transformer.resblocks
+    assert [block.first_only for block in blocks] == [False] * (len(blocks) - 1) + [is_shortened]

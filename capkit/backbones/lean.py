@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ClassTokenBlock", "LeanAttention", "lean_copy", "reads_class_token_only"]
+__all__ = ["LeanAttention", "LeanBlock", "lean_copy", "reads_class_token_only"]
 
 
 def lean_copy(model: nn.Module) -> nn.Module:
@@ -33,10 +34,12 @@ def lean_copy(model: nn.Module) -> nn.Module:
     for module in list(lean.modules()):
         if type(module) is ResidualAttentionBlock and module.attn.batch_first:
             module.attn = LeanAttention(module.attn)
-    if reads_class_token_only(lean.visual):
+    if isinstance(lean.visual, VisionTransformer):
         blocks = lean.visual.transformer.resblocks
-        if type(blocks[-1]) is ResidualAttentionBlock:
-            blocks[-1] = ClassTokenBlock(blocks[-1])
+        for index, block in enumerate(blocks):
+            if type(block) is ResidualAttentionBlock and type(block.attn) is LeanAttention:
+                is_last = index == len(blocks) - 1
+                blocks[index] = LeanBlock(block, is_last and reads_class_token_only(lean.visual))
     return lean
 
 
@@ -77,13 +80,22 @@ class LeanAttention(nn.Module):
         value: Tensor,
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Attend from ``query`` (B, N, w) to ``key`` (B, K, w), which is ``value`` too."""
+        """Attend from ``query`` (B, N, w) to ``key`` (B, K, w), which is ``value`` too.
+
+        ``shared`` (n, w) holds further tokens to attend to, the same in every row: their keys
+        and values are computed once for the batch. ``attn_mask`` says nothing of them.
+        """
         if query is key:
             queries, keys, values = self._project(query, 0, 3)
         else:
             (queries,) = self._project(query, 0, 1)
             keys, values = self._project(key, 1, 3)
+        if shared is not None:
+            more_keys, more_values = self._project(shared[None], 1, 3)
+            keys = torch.cat([keys, more_keys.expand(len(keys), -1, -1, -1)], dim=2)
+            values = torch.cat([values, more_values.expand(len(values), -1, -1, -1)], dim=2)
         if attn_mask is not None and attn_mask.ndim == 3:  # (B * heads, N, K)
             attn_mask = attn_mask.unflatten(0, (len(query), self.num_heads))
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask)
@@ -99,26 +111,39 @@ class LeanAttention(nn.Module):
         return by_head.permute(2, 0, 3, 1, 4).unbind(0)
 
 
-class ClassTokenBlock(nn.Module):
-    """The last block of a tower that reads its class token only: computes nothing else.
-
-    All tokens are attended to, but only the first one asks, and only it goes through the
-    output projection and the MLP, five sixths of the block.
+class LeanBlock(nn.Module):
+    """A block of an image tower that computes what is read of it, and nothing else.
 
     Parameters
     ----------
     block : ResidualAttentionBlock
-        Its modules are shared.
+        With a :class:`LeanAttention`; its modules are shared.
+    first_only : bool, default=False
+        For the last block of a tower that reads its class token: all tokens are attended to, but
+        only the first one asks, and only it goes through the output projection and the MLP,
+        five sixths of the block.
     """
 
-    def __init__(self, block: ResidualAttentionBlock) -> None:
+    def __init__(self, block: ResidualAttentionBlock, first_only: bool = False) -> None:
         super().__init__()
         self.block = block
+        self.first_only = first_only
 
-    def forward(self, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        """From tokens (B, N, w) to the first one's output (B, 1, w)."""
+    def forward(
+        self, tokens: Tensor, attn_mask: Tensor | None = None, prompts: Tensor | None = None
+    ) -> Tensor:
+        """From tokens (B, N, w) to theirs, or the first one's, behind the block.
+
+        ``prompts`` (n, w) are attended to as if they stood behind the tokens of every row, and
+        have no output: at the layers where learned prompts are replaced by the next layer's,
+        nobody reads it.
+        """
         block = self.block
         normed = block.ln_1(tokens)
-        attended, _ = block.attn(normed[:, :1], normed, normed)
-        first = tokens[:, :1] + block.ls_1(attended)
-        return first + block.ls_2(block.mlp(block.ln_2(first)))
+        asking = normed
+        if self.first_only:
+            tokens, asking = tokens[:, :1], normed[:, :1]
+        shared = None if prompts is None else block.ln_1(prompts)
+        attended, _ = block.attn(asking, normed, normed, attn_mask=attn_mask, shared=shared)
+        tokens = tokens + block.ls_1(attended)
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

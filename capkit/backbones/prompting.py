@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from capkit.backbones.lean import lean_copy, reads_class_token_only
+from capkit.backbones.lean import LeanBlock, lean_copy, reads_class_token_only
 from capkit.backbones.packing import PackedTexts, common_start, pack_texts, split_texts
 from capkit.exceptions import UnsupportedBackboneError
 
@@ -53,6 +53,9 @@ class VisualTower(NamedTuple):
         Width of a token.
     rotary : bool
         Whether the blocks take rotary position embeddings of the patches.
+    takes_keys : bool
+        Whether prompts can be given to the blocks as keys and values alone
+        (:class:`~capkit.backbones.lean.LeanBlock`).
     pools_patches : bool
         Whether anything but the first token reaches the features.
     """
@@ -61,7 +64,19 @@ class VisualTower(NamedTuple):
     blocks: Sequence[nn.Module]
     width: int
     rotary: bool
+    takes_keys: bool
     pools_patches: bool
+
+    def n_unread(self, n_layers: int) -> int:
+        """Of this many layers with prompts, those whose prompts' outputs nobody reads.
+
+        The next layer's prompts take their place; behind the tower's last layer nobody reads
+        them either, if only the class token goes on.
+        """
+        if not self.takes_keys:
+            return 0
+        reaches_end = n_layers == len(self.blocks) and not self.pools_patches
+        return n_layers if reaches_end else n_layers - 1
 
 
 class TextTower(NamedTuple):
@@ -136,6 +151,7 @@ def find_visual_tower(model: nn.Module) -> VisualTower:
             visual.transformer.resblocks,
             width=visual.class_embedding.shape[-1],
             rotary=False,
+            takes_keys=all(type(b) is LeanBlock for b in visual.transformer.resblocks),
             pools_patches=not reads_class_token_only(visual),
         )
     trunk = visual.trunk if isinstance(visual, TimmModel) else None
@@ -145,6 +161,7 @@ def find_visual_tower(model: nn.Module) -> VisualTower:
             trunk.blocks,
             width=trunk.embed_dim,
             rotary=getattr(trunk, "rope", None) is not None,
+            takes_keys=False,
             pools_patches=True,
         )
     kind = type(visual if trunk is None else trunk).__name__
@@ -227,7 +244,8 @@ class PromptedTowers:
 
     - image tower: layer 0's stand behind the patch tokens, before the pre-normalisation, and
       without a position; those of the layers after it take their place; after the last block
-      they are taken away, so that no pooling sees them.
+      they are taken away, so that no pooling sees them. Where a layer's outputs at the prompts
+      are thrown away, they are not computed: there the prompts are keys and values only.
     - text tower: layer 0's stand at the positions ``start .. start + n - 1`` in place of the
       token embeddings, and get those positions' embeddings; those of the layers after it take
       their place.
@@ -376,10 +394,16 @@ def _hooks(handles: Iterator[RemovableHandle]) -> Iterator[None]:
 def _visual_hooks(tower: VisualTower, prompts: Sequence[Tensor]) -> Iterator[RemovableHandle]:
     if not prompts:
         return
-    n_prompts = len(prompts[0])
-    yield tower.entry.register_forward_pre_hook(partial(_append, prompts[0]))
-    for block, prompt in zip(tower.blocks[1:], prompts[1:], strict=False):
-        yield block.register_forward_pre_hook(partial(_replace_last, prompt))
+    n_prompts, n_unread = len(prompts[0]), tower.n_unread(len(prompts))
+    for layer, (block, prompt) in enumerate(zip(tower.blocks, prompts, strict=False)):
+        if layer < n_unread:
+            keys = prompt if layer else tower.entry(prompt)
+            yield block.register_forward_pre_hook(partial(_give_keys, keys), with_kwargs=True)
+        elif layer > n_unread:
+            yield block.register_forward_pre_hook(partial(_replace_last, prompt))
+        else:
+            before = block if layer else tower.entry
+            yield before.register_forward_pre_hook(partial(_append, prompt))
     for block in tower.blocks if tower.rotary else []:
         yield block.register_forward_pre_hook(partial(_extend_rope, n_prompts), with_kwargs=True)
     if tower.pools_patches:
@@ -405,6 +429,10 @@ def _text_hooks(
 def _pool_hooks(tower: TextTower, ends: Tensor) -> Iterator[RemovableHandle]:
     """From (1, N, width) only the end tokens (1, C, width) go on."""
     yield tower.final_norm.register_forward_pre_hook(lambda module, args: (args[0][:, ends],))
+
+
+def _give_keys(prompt: Tensor, module: nn.Module, args: tuple, kwargs: dict) -> tuple:
+    return args, {**kwargs, "prompts": prompt}
 
 
 def _append(prompt: Tensor, module: nn.Module, args: tuple) -> tuple:
