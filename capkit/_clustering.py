@@ -177,9 +177,9 @@ class WarmClusters:
     these to spare, images drawn at random are starts as good as k-means++'s, which cost more
     than all the rest.
 
-    The last rounds decide which classes are left over, and cost little: where ``R`` of ``C``
-    clusters are left, so are about ``R / C`` of the images, and a K-Means costs ``(R / C)^2`` of
-    the first one. So they cluster anew, as :class:`ScratchClusters` does.
+    The last rounds decide which classes are left over. Where so little is left that a K-Means
+    takes no time to speak of, they cluster anew, as :class:`ScratchClusters` does; what that costs
+    in all is bounded, however many images and clusters there were.
 
     A cluster that was given up keeps its slot, infinitely far from everything, until half of the
     slots are free; the attributes show the clusters that are left.
@@ -201,8 +201,9 @@ class WarmClusters:
     # Share of the spare clusters that are given up between two such rounds, before the first.
     _SPARE_AT_ONCE = 0.1
 
-    # Once so few clusters are left, every round clusters anew.
+    # Once so few clusters are left, and so few clusters times images, every round clusters anew.
     _FEW = 24
+    _LITTLE = 100_000
 
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
         wanted = min(n_clusters, len(features))
@@ -264,7 +265,7 @@ class WarmClusters:
         """
         self._remove(np.flatnonzero(self._labels != _ABSENT)[removed])
         n_clusters = min(self.n_clusters - 1, self._n_left)
-        if 0 < n_clusters <= self._FEW:
+        if 0 < n_clusters <= self._FEW and n_clusters * self._n_left <= self._LITTLE:
             self._cluster_anew(n_clusters)
             return
         self._follow_means()

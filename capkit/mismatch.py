@@ -375,10 +375,10 @@ class MismatchDetector(ConceptStage):
     clusters as images, and a class that gets none is never called mismatched.
 
     "warm" costs about as much as a few K-Means: a round computes the similarity of the images to
-    the few centres that moved, so that all rounds together grow with n_images * n_classes. When
-    24 classes are left, so are few of the images, and the rounds from there on, which decide what
-    is left over, are the same as with "scratch". That runs K-Means once in every round and grows
-    with the square of n_classes.
+    the few centres that moved, so that all rounds together grow with n_images * n_classes. The
+    last rounds, which decide what is left over, are the same as with "scratch" from where at most
+    24 clusters are left, and clusters times images are at most 100,000. "scratch" runs K-Means
+    once in every round and grows with the square of n_classes.
 
     References
     ----------

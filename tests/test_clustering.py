@@ -83,6 +83,17 @@ def test_last_rounds_cluster_anew():
         assert np.array_equal(clusters.labels, anew.labels_) == (n_clusters <= 24)
 
 
+def test_last_rounds_go_on_where_clustering_anew_would_take_long(problem):
+    class LittleIsLess(WarmClusters):
+        _LITTLE = 11 * 600 - 1
+
+    rounds = [make_clusters(cls, problem.space) for cls in (WarmToTheEnd, LittleIsLess)]
+    for clusters in rounds:
+        clusters._options["n_init"] = None  # no K-Means could run with this
+        clusters.shrink(np.empty(0, dtype=int))
+    np.testing.assert_array_equal(rounds[0].labels, rounds[1].labels)
+
+
 def test_settled_images_are_with_their_nearest_centre(problem):
     clusters = make_clusters(WarmToTheEnd, problem.space)
     for cluster in (4, 2, 0):
