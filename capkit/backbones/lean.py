@@ -85,7 +85,8 @@ class LeanAttention(nn.Module):
         """Attend from ``query`` (B, N, w) to ``key`` (B, K, w), which is ``value`` too.
 
         ``shared`` (n, w) holds further tokens to attend to, the same in every row: their keys
-        and values are computed once for the batch. ``attn_mask`` says nothing of them.
+        and values are computed once for the batch. They come without an ``attn_mask``, which
+        could not say anything of them; image towers have none.
         """
         if query is key:
             queries, keys, values = self._project(query, 0, 3)
