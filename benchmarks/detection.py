@@ -50,6 +50,9 @@ PLANTED = {
     },
 }
 
+# Seeds that played no part in choosing how many last rounds of the warm form cluster anew.
+FRESH_SEEDS = 100
+
 # Values of t: the default comes first.
 EMBEDDED = {load_digits: (1, 2, 3), load_handwriting: (7,)}
 
@@ -126,7 +129,7 @@ def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
         space = CLIPEncoder("glyph", class_names=data.class_names).fit_transform(data.images)
         for t in numbers:
             found: dict[str, list[str]] = {form: [] for form in FORMS}
-            for seed, form in itertools.product(range(n_seeds), FORMS):
+            for seed, form in itertools.product(range(FRESH_SEEDS, FRESH_SEEDS + n_seeds), FORMS):
                 detector = MismatchDetector(t=t, recluster=form, random_state=seed).fit(space)
                 names = [data.class_names[index] for index in detector.mismatched_]
                 found[form].append(", ".join(names) or "none")
