@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from detection import EMBEDDED, PLANTED
+from detection import EMBEDDED, FRESH_SEEDS, PLANTED
 
 from capkit import CLIPEncoder, ConceptAligner, ConceptSpace, MismatchDetector
 from capkit.datasets import make_concept_space
@@ -51,7 +51,7 @@ def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
             found: Counter[str] = Counter()
             scores: dict[str, list[float]] = {name: [] for name in ("zero-shot", *describers)}
             of_found: dict[str, list[float]] = {name: [] for name in scores}
-            for seed in range(n_seeds):
+            for seed in range(FRESH_SEEDS, FRESH_SEEDS + n_seeds):
                 detected = MismatchDetector(t=t, random_state=seed).fit_transform(train_space)
                 mismatched = detected.mismatch.mismatched
                 names = [train.class_names[index] for index in mismatched]
