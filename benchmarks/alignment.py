@@ -15,14 +15,12 @@ some were moved away.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from detection import EMBEDDED, FRESH_SEEDS, PLANTED
+from detection import EMBEDDED, FRESH_SEEDS, PLANTED, count_values, report
 
 from capkit import CLIPEncoder, ConceptAligner, ConceptSpace, MismatchDetector
 from capkit.datasets import make_concept_space
@@ -48,14 +46,14 @@ def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
         test_space = encoder.transform(test.images)
         describers = {"without text": None, "table": TableDescriber(train.descriptions)}
         for t in numbers:
-            found: Counter[str] = Counter()
+            found: list[str] = []
             scores: dict[str, list[float]] = {name: [] for name in ("zero-shot", *describers)}
             of_found: dict[str, list[float]] = {name: [] for name in scores}
             for seed in range(FRESH_SEEDS, FRESH_SEEDS + n_seeds):
                 detected = MismatchDetector(t=t, random_state=seed).fit_transform(train_space)
                 mismatched = detected.mismatch.mismatched
                 names = [train.class_names[index] for index in mismatched]
-                found[", ".join(names) or "none"] += 1
+                found.append(", ".join(names) or "none")
                 ways = {"zero-shot": test_space}
                 for name, describer in describers.items():
                     aligner = ConceptAligner(describer=describer).fit(detected)
@@ -67,7 +65,7 @@ def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
             yield {
                 "data": load.__name__.removeprefix("load_"),
                 "t": t,
-                "mismatched (seeds)": "; ".join(f"{k} ({n})" for k, n in found.most_common()),
+                "mismatched (seeds)": count_values(found),
                 **{name: spread(values) for name, values in scores.items()},
                 **{f"{name}, mismatched": spread(values) for name, values in of_found.items()},
             }
@@ -97,17 +95,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for a CSV file of each table")
     arguments = parser.parse_args()
     for name, table in {"embedded": embedded, "planted": planted}.items():
-        print(f"\n{name}")
-        rows = []
-        for row in table(arguments.seeds):
-            print(row, flush=True)
-            rows.append(row)
-        if arguments.output is not None:
-            path = arguments.output / f"alignment_{name}.csv"
-            with open(path, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+        path = arguments.output and arguments.output / f"alignment_{name}.csv"
+        report(name, table(arguments.seeds), path)
 
 
 if __name__ == "__main__":

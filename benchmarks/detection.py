@@ -136,16 +136,17 @@ def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
             yield {
                 "data": load.__name__.removeprefix("load_"),
                 "t": t,
-                **{f"{form} (seeds)": _count(found[form]) for form in FORMS},
+                **{f"{form} (seeds)": count_values(found[form]) for form in FORMS},
                 "agree": sum(map(str.__eq__, *found.values())),
             }
 
 
-def _count(values: list[str]) -> str:
+def count_values(values: list[str]) -> str:
+    """Each value with how often it comes, the most frequent first."""
     return "; ".join(f"{value} ({n})" for value, n in Counter(values).most_common())
 
 
-def report(name: str, rows: Iterator[dict[str, object]], output: Path | None) -> None:
+def report(name: str, rows: Iterator[dict[str, object]], path: Path | None) -> None:
     """Print rows as they come, and write them to a file."""
     print(f"\n{name}")
     done: list[dict[str, object]] = []
@@ -154,8 +155,8 @@ def report(name: str, rows: Iterator[dict[str, object]], output: Path | None) ->
             print("  ".join(row))
         done.append(row)
         print("  ".join(str(value).rjust(len(key)) for key, value in row.items()), flush=True)
-    if output is not None and done:
-        with open(output / f"detection_{name}.csv", "w", newline="") as file:
+    if path is not None and done:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(done[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(done)
@@ -179,7 +180,8 @@ def main() -> None:
         "embedded": lambda: embedded(arguments.seeds),
     }
     for name in arguments.tables:
-        report(name, tables[name](), arguments.output)
+        path = arguments.output and arguments.output / f"detection_{name}.csv"
+        report(name, tables[name](), path)
 
 
 if __name__ == "__main__":

@@ -328,7 +328,6 @@ def _rows(n_classes: int, costs: dict[str, Cost]) -> list[dict[str, Any]]:
             "CPU s": f"{cost.cpu:.2f}",
             "wall, relative": f"{cost.wall / baseline.wall:.2f}",
             "CPU, relative": f"{cost.cpu / baseline.cpu:.2f}",
-            "peak GiB": "",
         }
         for name, cost in costs.items()
     ]
@@ -354,9 +353,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(f"{args.model}, batches of {args.batch_size}, {args.threads} threads")
     rows = [row for part in args.parts or REPORTS for row in REPORTS[part](args)]
-    print(pd.DataFrame(rows).to_string(index=False))
+    table = pd.DataFrame(rows).fillna("")
+    print(table.to_string(index=False))
     if args.output:
-        pd.DataFrame(rows).to_csv(args.output, index=False)
+        table.to_csv(args.output, index=False)
 
 
 if __name__ == "__main__":

@@ -177,9 +177,9 @@ class WarmClusters:
     these to spare, images drawn at random are starts as good as k-means++'s, which cost more
     than all the rest.
 
-    The last rounds decide which classes are left over. Where so little is left that a K-Means
-    takes no time to speak of, they cluster anew, as :class:`ScratchClusters` does; what that costs
-    in all is bounded, however many images and clusters there were.
+    The last rounds decide which classes are left over. Where little is left they cluster
+    anew, as :class:`ScratchClusters` does; what that costs in all is bounded, however many images
+    and clusters there were.
 
     A cluster that was given up keeps its slot, infinitely far from everything, until half of the
     slots are free; the attributes show the clusters that are left.

@@ -374,11 +374,10 @@ class MismatchDetector(ConceptStage):
     the first one gets all their predictions. With fewer images than classes there are as many
     clusters as images, and a class that gets none is never called mismatched.
 
-    "warm" costs about as much as a few K-Means: a round computes the similarity of the images to
-    the few centres that moved, so that all rounds together grow with n_images * n_classes. The
-    last rounds, which decide what is left over, are the same as with "scratch" from where at most
-    24 clusters are left, and clusters times images are at most 100,000. "scratch" runs K-Means
-    once in every round and grows with the square of n_classes.
+    A round of "warm" computes the similarity of the images to the few centres that moved, so that
+    all rounds together grow with n_images * n_classes; with at most 24 clusters left, and 100,000
+    clusters times images, it clusters anew. "scratch" does so in every round and grows with the
+    square of n_classes. At the border the two can find different classes.
 
     References
     ----------
