@@ -19,8 +19,8 @@ memory : many classes, the text tower's activations recomputed chunk by chunk in
     whose peak memory the operating system reports.
 loop : what the classifier's training loop (skorch, the streams with their strong views, history,
     margin and learning rate) adds to the bare steps: the same module on the same batches, drawn
-    beforehand. One epoch of 50 steps on the digits with the embedded model, whose steps are the
-    shortest that there are, so that what is added weighs most.
+    beforehand. One epoch of 50 steps on the digits with the embedded model, whose steps are
+    short, so that what is added weighs much.
 """
 
 from __future__ import annotations
