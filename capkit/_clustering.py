@@ -11,7 +11,6 @@ import math
 import warnings
 
 import numpy as np
-from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
@@ -20,9 +19,6 @@ __all__ = ["ScratchClusters", "WarmClusters", "unit_rows"]
 # Share of a cluster's mean squared radius that its centre may lag behind the mean of its images.
 # It bounds the work: a centre that moved less is left where it is, until its moves add up.
 _TOLERANCE = 1e-3
-
-# Clusters that the warm form starts with, for each one that is wanted.
-_SPARE = 2.0
 
 _ABSENT = -1  # label of an image that was removed
 
@@ -172,14 +168,17 @@ class WarmClusters:
     shares that cluster, its images keep the centre, and the spare one of a class that K-Means had
     split in two is given up instead, as clustering from scratch would do.
 
-    For the same reason the first K-Means starts with more clusters than are wanted and gives up
-    the cheapest: a centre that two classes share would stay shared in every round to come. With
-    these to spare, images drawn at random are starts as good as k-means++'s, which cost more
-    than all the rest.
+    For the same reason K-Means starts with more clusters than are wanted and gives up the
+    cheapest: a centre that two classes share would stay shared in the rounds to come. With these
+    to spare, one start from images drawn at random is as good as several of k-means++, which
+    cost more than all the rest.
 
-    The last rounds decide which classes are left over. Where little is left they cluster
-    anew, as :class:`ScratchClusters` does; what that costs in all is bounded, however many images
-    and clusters there were.
+    Still each clustering is one of many that K-Means could have found, and a class that it
+    happens to blur would stay blurred, where clustering from scratch gives it a new chance in
+    every round. So what is left is clustered anew each time that a share of the clusters is gone.
+    These clusterings shrink geometrically: all of them cost a few times as much as the first.
+    With few clusters left, that share is a single one; those rounds, which decide what is left
+    over, are the rounds of :class:`ScratchClusters`.
 
     A cluster that was given up keeps its slot, infinitely far from everything, until half of the
     slots are free; the attributes show the clusters that are left.
@@ -192,35 +191,33 @@ class WarmClusters:
     text_features : ndarray of shape (n_classes, n_features), dtype float32
     n_clusters : int
     n_init, max_iter : int
+        Of K-Means without spare clusters; with them there is one start, of few iterations.
     random_state : RandomState
     """
 
     # Lloyd iterations after each round; what is still moving goes on moving in the next round.
     _SETTLE_ITERATIONS = 5
 
-    # Share of the spare clusters that are given up between two such rounds, before the first.
-    _SPARE_AT_ONCE = 0.1
+    # Clusters that K-Means starts with, for each one that is wanted.
+    _SPARE = 2
 
-    # Once so few clusters are left, and so few clusters times images, every round clusters anew.
-    _FEW = 24
-    _LITTLE = 100_000
+    # Lloyd iterations with all of them, of which giving up the spare ones brings more.
+    _SPARE_ITERATIONS = 20
+
+    # Share of the spare clusters that are given up before the others settle.
+    _SPARE_AT_ONCE = 0.2
+
+    # Share of the clusters, but at least one, after whose loss all are clustered anew.
+    _LOST = 1 / 6
 
     def __init__(self, features, text_features, n_clusters, *, n_init, max_iter, random_state):
-        wanted = min(n_clusters, len(features))
-        n_slots = min(math.ceil(_SPARE * n_clusters), len(features))
-        self._options = {"n_init": n_init, "max_iter": max_iter, "random_state": random_state}
-        k_means = _k_means(features, n_slots, init="random", **self._options)
+        self._n_init = n_init
+        self._max_iter = max_iter
+        self._random_state = random_state
         self._features = features
         self._texts = text_features
         self._ids = np.arange(len(features))
-        self._start_from(k_means)
-        squares = np.einsum("ij,ij->i", features, features)
-        self._tolerance = _TOLERANCE * float(np.mean(squares - 2 * self._scores))
-        while (spare := self.n_clusters - wanted) > 0:
-            for _ in range(math.ceil(self._SPARE_AT_ONCE * spare)):
-                self._give_up_cheapest()
-                self._follow_means()
-            self._settle()
+        self._cluster(min(n_clusters, len(features)))
 
     @property
     def images(self) -> np.ndarray:
@@ -265,17 +262,41 @@ class WarmClusters:
         """
         self._remove(np.flatnonzero(self._labels != _ABSENT)[removed])
         n_clusters = min(self.n_clusters - 1, self._n_left)
-        if 0 < n_clusters <= self._FEW and n_clusters * self._n_left <= self._LITTLE:
-            self._cluster_anew(n_clusters)
+        if 0 < n_clusters <= self._anew_below:
+            self._forget_absent()
+            self._cluster(n_clusters)
             return
         self._follow_means()
         while self.n_clusters > n_clusters:
             self._give_up_cheapest()
         self._settle()
 
-    def _cluster_anew(self, n_clusters: int) -> None:
-        self._forget_absent()
-        self._start_from(_k_means(self._features, n_clusters, init="k-means++", **self._options))
+    def _cluster(self, n_clusters: int) -> None:
+        """Cluster the images that are left, none of which may be absent from the books."""
+        lost = max(1, int(self._LOST * n_clusters))
+        self._anew_below = n_clusters - lost
+        if lost == 1:
+            n_slots, init = n_clusters, "k-means++"
+            n_init, max_iter = self._n_init, self._max_iter
+        else:
+            n_slots, init = min(self._SPARE * n_clusters, len(self._features)), "random"
+            n_init, max_iter = 1, min(self._max_iter, self._SPARE_ITERATIONS)
+        k_means = _k_means(
+            self._features,
+            n_slots,
+            init=init,
+            n_init=n_init,
+            max_iter=max_iter,
+            random_state=self._random_state,
+        )
+        self._start_from(k_means)
+        squares = np.einsum("ij,ij->i", self._features, self._features)
+        self._tolerance = _TOLERANCE * float(np.mean(squares - 2 * self._scores))
+        while (spare := self.n_clusters - n_clusters) > 0:
+            for _ in range(math.ceil(self._SPARE_AT_ONCE * spare)):
+                self._give_up_cheapest()
+                self._follow_means()
+            self._settle()
 
     # -- the books: which images a cluster has, their sum and number, and where its centre is
 
@@ -326,13 +347,12 @@ class WarmClusters:
         self._labels[rows] = _ABSENT
 
     def _enter(self, rows: np.ndarray, labels: np.ndarray, sign: int) -> None:
-        touched, position = np.unique(labels, return_inverse=True)
-        membership = sparse.csr_array(
-            (np.ones(len(rows), np.float32), (position, np.arange(len(rows)))),
-            shape=(len(touched), len(rows)),
-        )
-        self._sums[touched] += sign * (membership @ self._features[rows])
-        self._counts[touched] += sign * np.bincount(position, minlength=len(touched))
+        if not len(rows):
+            return
+        order = labels.argsort(kind="stable")
+        touched, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        self._sums[touched] += sign * np.add.reduceat(self._features[rows[order]], starts, axis=0)
+        self._counts[touched] += sign * counts
         self._changed[touched] = True
         self._outdated[touched] = True
 

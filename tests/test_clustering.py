@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from capkit import ConceptSpace
@@ -11,9 +10,9 @@ from capkit.datasets import make_concept_space
 
 
 class WarmToTheEnd(WarmClusters):
-    """Goes on from the centres that are left however few they are."""
+    """Goes on from the centres that are left as long as there are any."""
 
-    _FEW = 0
+    _LOST = 1.0
 
 
 WARM = pytest.mark.parametrize("clusters_class", [WarmClusters, WarmToTheEnd])
@@ -69,29 +68,30 @@ def test_books_are_right_in_every_round(problem, clusters_class):
     assert clusters.n_clusters == 0
 
 
-def test_last_rounds_cluster_anew():
-    # Features without any structure: another start would give other clusters.
-    rng = np.random.default_rng(0)
-    features = unit_rows(rng.standard_normal((300, 8)))
-    space = ConceptSpace(features, features[:26], [str(index) for index in range(26)])
-    clusters = make_clusters(WarmClusters, space)
-    for n_clusters in (25, 24, 23):
-        clusters._options["random_state"] = np.random.RandomState(7)
-        clusters.shrink(np.arange(12))
-        left = space.image_features[clusters.images]
-        anew = KMeans(n_clusters, n_init=5, max_iter=100, random_state=7).fit(left)
-        assert np.array_equal(clusters.labels, anew.labels_) == (n_clusters <= 24)
+def test_what_is_left_is_clustered_anew_each_time_that_a_sixth_is_gone():
+    anew = []
+
+    class Recording(WarmClusters):
+        def _cluster(self, n_clusters):
+            anew.append((n_clusters, len(self._features)))
+            super()._cluster(n_clusters)
+
+    space = make_concept_space(300, 26, 48, n_mismatched=0, random_state=3).space
+    clusters = make_clusters(Recording, space)
+    for _ in range(26):
+        clusters.shrink(np.arange(10))
+    rounds = [26, 22, 19, 16, 14, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert anew == [(left, 40 + 10 * left) for left in rounds]
 
 
-def test_last_rounds_go_on_where_clustering_anew_would_take_long(problem):
-    class LittleIsLess(WarmClusters):
-        _LITTLE = 11 * 600 - 1
-
-    rounds = [make_clusters(cls, problem.space) for cls in (WarmToTheEnd, LittleIsLess)]
-    for clusters in rounds:
-        clusters._options["n_init"] = None  # no K-Means could run with this
-        clusters.shrink(np.empty(0, dtype=int))
-    np.testing.assert_array_equal(rounds[0].labels, rounds[1].labels)
+def test_few_clusters_are_those_of_the_literal_form():
+    space = make_concept_space(300, 11, 48, n_mismatched=0, random_state=3).space
+    warm, scratch = (make_clusters(cls, space) for cls in (WarmClusters, ScratchClusters))
+    for _ in range(10):
+        np.testing.assert_array_equal(warm.labels, scratch.labels)
+        np.testing.assert_allclose(warm.centers, scratch.centers, atol=1e-6)
+        for clusters in (warm, scratch):
+            clusters.shrink(np.arange(9))
 
 
 def test_settled_images_are_with_their_nearest_centre(problem):
