@@ -50,7 +50,7 @@ PLANTED = {
     },
 }
 
-# Seeds that played no part in choosing how many last rounds of the warm form cluster anew.
+# Seeds that played no part in choosing how often the warm form clusters anew.
 FRESH_SEEDS = 100
 
 # Values of t: the default comes first.

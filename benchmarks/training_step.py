@@ -17,21 +17,25 @@ speed : one step of :class:`~capkit.training.module.DualAdapterModule` against t
 memory : many classes, the text tower's activations recomputed chunk by chunk in the backward
     pass (what capkit does with so many), against storing them. Each in a process of its own,
     whose peak memory the operating system reports.
-loop : what the classifier's training loop (skorch, the streams with their strong views, history,
-    margin and learning rate) adds to the bare steps: the same module on the same batches, drawn
-    beforehand. One epoch of 50 steps on the digits with the embedded model, whose steps are
-    short, so that what is added weighs much.
+loop : what the classifier's training loop (skorch, drawing the batches with their strong views,
+    history, margin and learning rate) adds to the bare steps: the same module on the same
+    batches, drawn beforehand. Both end with the same weights, which is checked first. Around
+    the embedded model on the digits, whose steps are short, so that what is added weighs much;
+    and around the model that the other parts take. The ratio is the median over turns, beside
+    the quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,11 +49,13 @@ from torch.nn import functional as F
 from capkit import CAPClassifier, CLIPEncoder, MarginCalibrator
 from capkit.backbones import Backbone, load_backbone
 from capkit.datasets import load_digits
+from capkit.margins import margin_cross_entropy
 from capkit.training.config import TrainingConfig
 from capkit.training.module import DualAdapterModule, PromptedEncoder
 from capkit.training.prepare import build_task
 from capkit.training.run import TrainingTask, train
-from capkit.training.streams import ThreeStreams
+from capkit.training.schedule import learning_rate
+from capkit.training.streams import ThreeStreams, TrainingImages
 from capkit.training.views import make_strong_view
 
 STREAMS = ("main", "weak", "strong")
@@ -183,7 +189,7 @@ def make_step(module: nn.Module, batches: dict[str, Tensor]) -> Callable[[], Non
     return step
 
 
-def measure(step: Callable[[], None]) -> Cost:
+def measure(step: Callable[[], object]) -> Cost:
     """Cost of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     step()
@@ -261,16 +267,37 @@ def run_many_classes(args: argparse.Namespace, recompute: bool) -> tuple[Cost, f
 
 def report_loop(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What the classifier's training loop adds to the bare steps."""
-    task = make_task(args.batch_size)
-    batches = draw_stream(task)
-    ways = {
-        f"{len(batches)} bare steps": lambda: run_bare_steps(task, batches),
-        "the same in capkit's loop": lambda: train(task),
+    tasks = {
+        "glyph": (make_glyph_task(args.batch_size), 10 * args.repeats),
+        args.model: (make_random_task(args), args.repeats),
     }
-    return _rows(len(task.text_features), measure_in_turns(ways, 2 * args.repeats))
+    rows = []
+    for model, (task, turns) in tasks.items():
+        batches = list(make_stream(task))
+        check_same_weights(task, batches)
+        ways = partial(run_bare_steps, task, batches), partial(train, task)
+        pairs = [(measure(ways[0]), measure(ways[1])) for _ in range(turns)]
+        rows.append(
+            {
+                "model": model,
+                "classes": len(task.text_features),
+                "steps": len(batches),
+                "turns": turns,
+                "bare steps, s": f"{np.median([bare.wall for bare, _ in pairs]):.2f}",
+                "capkit's loop, s": f"{np.median([loop.wall for _, loop in pairs]):.2f}",
+                "wall, relative": _quartiles([loop.wall / bare.wall for bare, loop in pairs]),
+                "CPU, relative": _quartiles([loop.cpu / bare.cpu for bare, loop in pairs]),
+            }
+        )
+    return rows
 
 
-def make_task(batch_size: int) -> TrainingTask:
+def _quartiles(values: list[float]) -> str:
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return f"{median:.3f} ({low:.3f} to {high:.3f})"
+
+
+def make_glyph_task(batch_size: int) -> TrainingTask:
     """One epoch of prompt tuning on the digits."""
     data = load_digits(split="train")
     classifier = CAPClassifier(augment="affine", epochs=1, batch_size=batch_size)
@@ -288,10 +315,48 @@ def make_task(batch_size: int) -> TrainingTask:
     )
 
 
-def draw_stream(task: TrainingTask) -> list:
+@dataclasses.dataclass(frozen=True, eq=False)
+class RandomTask(TrainingTask):
+    """A task whose backbone has random weights and no name."""
+
+    random_backbone: Backbone | None = None
+
+    def build_module(self, device: str) -> DualAdapterModule:
+        """The module of :func:`build_module`, with the share of strong views that is usual."""
+        module = build_module(self.random_backbone, self.prompts)
+        module.keep_strong = keep_share(0.75)
+        return module
+
+
+def make_random_task(args: argparse.Namespace) -> TrainingTask:
+    """One short epoch of prompt tuning on random images and a model with random weights."""
+    backbone = build_backbone(args.model)
+    classifier = CAPClassifier(epochs=1, steps_per_epoch=4, batch_size=args.batch_size)
+    config = TrainingConfig.resolve(classifier.get_params(), seed=0)
+    n_images = 4 * args.batch_size
+    rng = np.random.default_rng(0)
+    shape = (n_images, backbone.image_size, backbone.image_size, 3)
+    pixels = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+    return RandomTask(
+        config=config,
+        images=TrainingImages(pixels, np.full(n_images, -1)),
+        image_features=rng.standard_normal((n_images, backbone.embed_dim), dtype=np.float32),
+        text_features=rng.standard_normal((args.classes, backbone.embed_dim), dtype=np.float32),
+        logit_scale=backbone.logit_scale,
+        main_labels=rng.integers(0, args.classes, n_images),
+        calibrator=MarginCalibrator(),
+        seen=np.empty(0, dtype=np.int64),
+        fingerprint={},
+        device="cpu",
+        prompts=class_texts(args.classes),
+        random_backbone=backbone,
+    )
+
+
+def make_stream(task: TrainingTask) -> ThreeStreams:
     """The batches that training draws in its first epoch."""
     config = task.config
-    stream = ThreeStreams(
+    return ThreeStreams(
         task.images,
         batch_size=config.batch_size,
         steps=config.steps_per_epoch,
@@ -299,22 +364,41 @@ def draw_stream(task: TrainingTask) -> list:
         state=task.new_state(),
         strong_view=make_strong_view(config.augment),
     )
-    return list(stream)
 
 
-def run_bare_steps(task: TrainingTask, batches: list) -> None:
+def run_bare_steps(task: TrainingTask, batches: list) -> DualAdapterModule:
     """Forward, loss, backward and update, and nothing else."""
+    config = task.config
     module = task.build_module("cpu")
     used = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(used, lr=1e-4, momentum=0.9, weight_decay=0.1)
-    for inputs, targets in batches:
+    optimizer = torch.optim.SGD(
+        used, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    margin = torch.zeros(2 * (len(task.text_features),))
+    for step, (inputs, targets) in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            step,
+            base=config.learning_rate,
+            total_steps=config.total_steps,
+            warmup_steps=config.warmup_epochs * config.steps_per_epoch,
+        )
         optimizer.zero_grad()
         logits = module(**inputs)
-        pseudo = logits["weak"].argmax(dim=1)[logits["kept"]]
-        loss = F.cross_entropy(logits["main"], targets["main"])
-        loss = loss + F.cross_entropy(logits["strong"], pseudo, reduction="sum") / len(pseudo)
+        kept = logits["kept"]
+        pseudo = logits["weak"].argmax(dim=1)[kept]
+        losses = margin_cross_entropy(logits["strong"], pseudo, margin, reduction="none")
+        loss = margin_cross_entropy(logits["main"], targets["main"], margin)
+        loss = loss + losses.sum() / kept.sum().clamp(min=1)
         loss.backward()
         optimizer.step()
+    return module
+
+
+def check_same_weights(task: TrainingTask, batches: list) -> None:
+    """Both must train the same, or comparing their cost says nothing."""
+    states = [module.state_dict() for module in (run_bare_steps(task, batches), train(task)[1])]
+    for name, weights in states[0].items():
+        torch.testing.assert_close(weights, states[1][name], rtol=1e-4, atol=1e-5)
 
 
 def _rows(n_classes: int, costs: dict[str, Cost]) -> list[dict[str, Any]]:

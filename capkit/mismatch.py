@@ -326,11 +326,13 @@ class MismatchDetector(ConceptStage):
     recluster : {"warm", "scratch"}, default="warm"
         How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
         the paper has it. "warm" goes on from the centres that are left and touches only what
-        changed, until few are left, see Notes.
+        changed, and runs K-Means anew each time that a sixth of the clusters is gone. With fewer
+        than 12 classes that is every time, and both are the same.
     n_init : int, default=5
-        Number of starts of each K-Means; the best is taken.
+        Number of starts of each K-Means; the best is taken. "warm" starts with spare clusters
+        instead, but for the last 11.
     max_iter : int, default=100
-        Largest number of iterations of each K-Means.
+        Largest number of iterations of each K-Means; with spare clusters no more than 20.
     random_state : int, RandomState instance or None, default=None
         Determines the starts of K-Means. An int gives the same result in every call.
 
@@ -374,10 +376,11 @@ class MismatchDetector(ConceptStage):
     the first one gets all their predictions. With fewer images than classes there are as many
     clusters as images, and a class that gets none is never called mismatched.
 
-    A round of "warm" computes the similarity of the images to the few centres that moved, so that
-    all rounds together grow with n_images * n_classes; with at most 24 clusters left, and 100,000
-    clusters times images, it clusters anew. "scratch" does so in every round and grows with the
-    square of n_classes. At the border the two can find different classes.
+    A round of "warm" computes the similarity of the images to the few centres that moved, and the
+    problems that it clusters anew shrink geometrically, so that all rounds together grow with
+    n_images * n_classes. Those of "scratch" grow with the square of n_classes. K-Means finds one
+    of many clusterings, so that at the border the two can find different classes, as each of them
+    can with another seed.
 
     References
     ----------

@@ -207,7 +207,7 @@ def glyph_spaces():
     ],
 )
 def test_warm_and_scratch_agree_on_the_embedded_model(glyph_spaces, load, t):
-    # For this seed. On handwriting other seeds differ: see the table of benchmarks/detection.py.
+    # For this seed; benchmarks/detection.py has a table over many.
     space = glyph_spaces[load]
     warm, scratch = (
         MismatchDetector(t=t, recluster=form, random_state=0).fit(space)
