@@ -96,15 +96,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tuning", choices=sorted(SETTINGS), default="adapter")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--data", nargs="+", choices=sorted(DATA_SETS), default=sorted(DATA_SETS))
     parser.add_argument("--paradigms", nargs="+", default=["ul", "ssl", "trzsl"])
     parser.add_argument("--csv", help="also write the table to this file")
     arguments = parser.parse_args()
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     rows = [["data", "paradigm", "zero-shot", *MODES[arguments.tuning], "kept", "seconds"]]
     print(" | ".join(rows[0]))
     for name in arguments.data:
         for paradigm in arguments.paradigms:
-            scores, kept, seconds = run(name, paradigm, arguments.tuning, range(arguments.seeds))
+            scores, kept, seconds = run(name, paradigm, arguments.tuning, seeds)
             cells = [f"{np.mean(values):.1f} ± {np.std(values):.1f}" for values in scores.values()]
             rows.append([name, paradigm, *cells, f"{kept:.0f}", f"{seconds:.0f}"])
             print(" | ".join(rows[-1]), flush=True)
