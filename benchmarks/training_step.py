@@ -322,7 +322,7 @@ class RandomTask(TrainingTask):
     random_backbone: Backbone | None = None
 
     def build_module(self, device: str) -> DualAdapterModule:
-        """The module of :func:`build_module`, with the share of strong views that is usual."""
+        """The module of :func:`build_module`, with three quarters of the strong views kept."""
         module = build_module(self.random_backbone, self.prompts)
         module.keep_strong = keep_share(0.75)
         return module
