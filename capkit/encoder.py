@@ -371,7 +371,7 @@ def encode_images(
     batches = read_batches(
         source,
         np.array(list(pending), dtype=np.intp),
-        backbone.to_pixels,
+        backbone.preprocessing,
         backbone.image_size,
         batch_size=batch_size,
         n_jobs=n_jobs,

@@ -81,12 +81,25 @@ def test_features_are_those_of_a_bare_open_clip_loop(tmp_path, images, resize_mo
         expected = model.encode_image(inputs, normalize=True)
         tokens = open_clip.tokenizer.SimpleTokenizer(context_length=12)(TEXTS)
         expected_texts = model.encode_text(tokens, normalize=True)
-    pixels = np.stack([backbone.to_pixels(image) for image in images])
+    pixels = np.stack([backbone.preprocessing(image) for image in images])
     channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     assert torch.equal(backbone.normalize(channels_first), inputs)
     assert_allclose(backbone.encode_images(channels_first), expected, atol=1e-6)
     assert_allclose(backbone.encode_texts(TEXTS), expected_texts, atol=1e-6)
     assert_allclose(backbone.encode_texts(TEXTS, batch_size=1), expected_texts, atol=1e-6)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_preprocessing_goes_to_other_processes_without_the_model(tmp_path, images, resize_mode):
+    config = {"model_cfg": CONFIG, "preprocess_cfg": {"resize_mode": resize_mode}}
+    backbone = load_backbone(save_checkpoint(tmp_path, make_model(), config=config), device="cpu")
+    expected = [backbone.preprocessing(image) for image in images]
+    pickled = pickle.dumps(backbone.preprocessing)
+    assert len(pickled) < 2000 and str(tmp_path).encode() not in pickled
+    again = pickle.loads(pickled)
+    assert again.image_size == 16
+    for image, pixels in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(again(image), pixels)
 
 
 def test_no_texts_give_no_features(tmp_path):

@@ -128,7 +128,7 @@ def test_every_kind_of_input_gives_the_same_features(encoder, images, tmp_path):
 def test_images_of_any_size_are_resized_as_the_backbone_does(encoder, random_backbone):
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 80, 3), dtype=np.uint8))
     backbone = load_backbone(random_backbone, device="cpu")
-    pixels = torch.from_numpy(backbone.to_pixels(image).copy()).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(backbone.preprocessing(image).copy()).permute(2, 0, 1)[None]
     space = encoder.fit([image]).transform([image])
     assert_allclose(space.image_features, backbone.encode_images(pixels), atol=1e-5)
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
+from open_clip.transform import PreprocessCfg
 from torch.nn import functional
-from torchvision.transforms import Compose
+
+from capkit.backbones.preprocessing import Preprocessing
 
 __all__ = ["Backbone"]
 
@@ -62,8 +61,12 @@ class Backbone:
     @property
     def image_size(self) -> int:
         """Height and width ``S`` of the images that the model takes, in pixels."""
-        size = self.preprocess.size
-        return size if isinstance(size, int) else size[0]
+        return self.preprocessing.image_size
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What turns an RGB image of any size into the model's (S, S, 3) pixels."""
+        return Preprocessing(self.preprocess)
 
     @property
     def context_length(self) -> int:
@@ -76,34 +79,12 @@ class Backbone:
         return float(self.model.logit_scale.exp())
 
     @cached_property
-    def _resize_and_crop(self) -> Compose:
-        # open_clip's own steps, but for the last two: to a tensor, and normalise
-        steps = image_transform_v2(self.preprocess, is_train=False).transforms
-        return Compose(steps[:-2])
-
-    @cached_property
     def _mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
         mean, std = (
             torch.tensor(values, device=self.device).view(1, 3, 1, 1)
             for values in (self.preprocess.mean, self.preprocess.std)
         )
         return mean, std
-
-    def to_pixels(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop an image as the model's own preprocessing does, and nothing else.
-
-        Parameters
-        ----------
-        image : PIL.Image.Image
-            Of mode "RGB".
-
-        Returns
-        -------
-        ndarray of shape (S, S, 3), dtype uint8
-        """
-        if image.size != (self.image_size, self.image_size):
-            image = self._resize_and_crop(image)
-        return np.asarray(image)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scale pixels to [0, 1] and subtract and divide by the channels' mean and deviation.

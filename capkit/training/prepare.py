@@ -76,7 +76,7 @@ def read_inputs(images: ImageSource, backbone: Backbone, n_jobs: int | None) -> 
     -------
     Tensor of shape (n, S, S, 3), uint8
     """
-    pixels = decode_pixels(images, backbone.to_pixels, n_jobs=n_jobs)
+    pixels = decode_pixels(images, backbone.preprocessing, n_jobs=n_jobs)
     # torch does not share memory that it may not write to
     return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
