@@ -65,8 +65,9 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         path, size and time of change; of a text the text with its template; and of both the
         backbone and its preprocessing. None keeps up to 512 MiB of features in memory.
     n_jobs : int or None, default=None
-        Number of threads that decode images. None means one for each CPU, at most 8; -1 one for
-        each CPU.
+        Number of workers that read images: threads, unless ``joblib.parallel_config`` names
+        another backend. None means the number that it says, and without one a worker for each
+        CPU that this process may use, at most 8; -1 means one for each CPU.
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read: an error that names it, or a warning that
         lists all of them. Those that are skipped have no row in the ConceptSpace, whose ``rows``
@@ -336,7 +337,7 @@ def encode_images(
     batch_size : int, default=256
         Number of images that are encoded at once.
     n_jobs : int or None, default=None
-        Number of threads that decode images; None means one for each CPU, at most 8.
+        Number of workers that read images, see :class:`CLIPEncoder`.
     skip_errors : bool, default=False
         Whether to collect errors instead of raising the first.
     verbose : int, default=0
@@ -372,7 +373,6 @@ def encode_images(
         source,
         np.array(list(pending), dtype=np.intp),
         backbone.preprocessing,
-        backbone.image_size,
         batch_size=batch_size,
         n_jobs=n_jobs,
     )

@@ -6,13 +6,12 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+import joblib
 import numpy as np
+from joblib.parallel import get_active_backend
 from PIL import Image
 
 from capkit.exceptions import ImageReadError
@@ -29,7 +28,21 @@ from capkit.pixels import (
     tensor_to_array,
 )
 
-__all__ = ["Batch", "ImageSource", "decode_pixels", "read_batches"]
+if TYPE_CHECKING:
+    from capkit.backbones.preprocessing import Preprocessing
+
+__all__ = [
+    "Batch",
+    "ImageSource",
+    "decode_pixels",
+    "read_batches",
+]
+
+# Bytes above which an array of pixels is kept in a temporary file instead of memory.
+_MEMORY_LIMIT = 2**30
+
+# Images of a batch where all are decoded at once.
+_DECODING_BATCH = 64
 
 
 class ImageSource(Sequence):
@@ -302,7 +315,7 @@ def _check_dataset(images: object) -> None:
         raise TypeError(f"{EXPECTED_IMAGES}, got {given}, which has no length or no positions.")
 
 
-# -- decoding
+# -- reading
 
 
 class Batch(NamedTuple):
@@ -328,76 +341,62 @@ class Batch(NamedTuple):
 def read_batches(
     source: ImageSource,
     indices: np.ndarray,
-    to_pixels: Callable[[Image.Image], np.ndarray],
-    size: int,
+    preprocessing: Preprocessing,
     *,
     batch_size: int = 256,
     n_jobs: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """Decode images in threads, a batch ahead of the one that is being used.
+    """Read and resize images with joblib, a batch ahead of the one that is being used.
 
     Parameters
     ----------
     source : ImageSource
     indices : ndarray of shape (n,), int
         Positions in `source`, in the order wanted.
-    to_pixels : callable
-        Resizes and crops: PIL RGB image to (S, S, 3) uint8; leaves an image of S x S as it is.
-    size : int
-        ``S``.
+    preprocessing : Preprocessing
+        Resizes and crops: PIL RGB image to (S, S, 3) uint8.
     batch_size : int, default=256
     n_jobs : int or None, default=None
-        Number of threads; None means one for each CPU that this process may use, at most 8, and
-        -1 one for each.
+        Number of workers: threads, unless ``joblib.parallel_config`` names another backend. None
+        means the number that it says, and without one a worker for each CPU that this process
+        may use, at most 8; -1 means one for each CPU.
 
     Yields
     ------
     Batch
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is below 1 and not -1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from open_clip.transform import PreprocessCfg
+    >>> from capkit.backbones.preprocessing import Preprocessing
+    >>> source = ImageSource.from_user(np.zeros((5, 8, 8, 3), dtype=np.uint8))
+    >>> preprocessing = Preprocessing(PreprocessCfg(size=4))
+    >>> for batch in read_batches(source, np.array([4, 0, 2]), preprocessing, batch_size=2):
+    ...     print(batch.indices, batch.pixels.shape)
+    [4 0] (2, 4, 4, 3)
+    [2] (1, 4, 4, 3)
     """
-    batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+    n_workers = _n_workers(n_jobs)
+    size = preprocessing.image_size
     if source.has_pixels(size):
-        for batch in batches:
+        for at in range(0, len(indices), batch_size):
+            batch = indices[at : at + batch_size]
             yield Batch(batch, source.take(batch).pixels(), [], {})
         return
-    n_jobs = _n_threads(n_jobs)
-    read = _reader(source, to_pixels)
-
-    def read_chunk(chunk: np.ndarray) -> list[tuple[int, Any]]:
-        return [(index, _value_or_error(read, index)) for index in chunk.tolist()]
-
-    with ThreadPoolExecutor(n_jobs, thread_name_prefix="capkit-decode") as pool:
-        queue: deque[list[Future]] = deque()
-        try:
-            for batch in batches:
-                chunks = np.array_split(batch, min(n_jobs, len(batch)))
-                queue.append([pool.submit(read_chunk, chunk) for chunk in chunks])
-                if len(queue) > 1:
-                    yield _gather(queue.popleft(), size)
-            while queue:
-                yield _gather(queue.popleft(), size)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with contextlib.closing(
+        _read(source, indices, preprocessing, batch_size, n_workers)
+    ) as batches:
+        for results in batches:
+            yield _gather(results, size)
 
 
-def _reader(
-    source: ImageSource, to_pixels: Callable[[Image.Image], np.ndarray]
-) -> Callable[[int], tuple[bytes | None, np.ndarray]]:
-    """Function from a position to the image's key, if only reading tells it, and its pixels."""
-    if not source.keyed_by_reading:
-        return lambda index: (None, to_pixels(source[index]))
-    # A Dataset is written for one reader at a time: it may share a file or a random generator.
-    lock = threading.Lock()
-
-    def read(index: int) -> tuple[bytes, np.ndarray]:
-        with lock:
-            image = source[index]
-        return image_key(image), to_pixels(image)
-
-    return read
-
-
-def _gather(futures: list[Future], size: int) -> Batch:
-    results = (result for future in futures for result in future.result())
+def _gather(results: list[tuple[int, Any]], size: int) -> Batch:
     read, errors = _split_errors(results)
     pixels = np.empty((len(read), size, size, 3), dtype=np.uint8)
     for row, (_, image) in enumerate(read.values()):
@@ -406,43 +405,108 @@ def _gather(futures: list[Future], size: int) -> Batch:
     return Batch(np.fromiter(read, dtype=np.intp, count=len(read)), pixels, keys, errors)
 
 
-def _n_threads(n_jobs: int | None) -> int:
-    if hasattr(os, "sched_getaffinity"):
-        n_cpus = len(os.sched_getaffinity(0))
-    else:
-        n_cpus = os.cpu_count() or 1
+def _n_workers(n_jobs: int | None) -> int:
+    if n_jobs is not None and n_jobs < 1 and n_jobs != -1:
+        raise ValueError(
+            "expected n_jobs of at least 1, or -1 for one worker for each CPU, or None, "
+            f"got {n_jobs}"
+        )
     if n_jobs is None:
-        return min(n_cpus, 8)
-    return n_cpus if n_jobs == -1 else n_jobs
+        _, n_jobs = get_active_backend()
+    if n_jobs is None:
+        n_jobs = min(joblib.cpu_count(), 8)
+    # joblib.effective_n_jobs would ask for processes where no backend is configured
+    backend, _ = get_active_backend(prefer="threads")
+    return backend.effective_n_jobs(n_jobs)
+
+
+def _read(
+    source: ImageSource,
+    indices: np.ndarray,
+    convert: Callable[[Image.Image], Any],
+    batch_size: int,
+    n_workers: int,
+) -> Generator[list[tuple[int, Any]], None, None]:
+    """Position of each image of a batch with (key or None, what `convert` gives) or its error."""
+    if not len(indices):
+        return
+    read_chunk = _ChunkReader(convert)
+    chunk_size = max(1, min(batch_size, len(indices)) // (2 * n_workers))
+    stopped = False
+
+    def tasks(batch: np.ndarray) -> Iterator[tuple]:
+        for at in range(0, len(batch), chunk_size):
+            if stopped:
+                return
+            yield joblib.delayed(read_chunk)(source.take(batch[at : at + chunk_size]))
+
+    # One call for each batch: within a call, joblib goes on as fast as images are read, however
+    # slowly they are used, and memory would fill with them.
+    with joblib.Parallel(n_workers, prefer="threads", return_as="generator") as parallel:
+        ahead = parallel(tasks(indices[:batch_size]))
+        try:
+            for at in range(0, len(indices), batch_size):
+                results = [result for chunk in ahead for result in chunk]
+                ahead = parallel(tasks(indices[at + batch_size : at + 2 * batch_size]))
+                yield list(zip(indices[at : at + batch_size].tolist(), results, strict=True))
+        finally:
+            stopped = True
+            for _ in ahead:  # joblib kills processes, and warns, where a call is left half-way
+                pass
+
+
+class _ChunkReader:
+    """Reads a few images of a source, for a thread or a process to run.
+
+    Parameters
+    ----------
+    convert : callable
+        PIL RGB image to what is wanted of it.
+    """
+
+    def __init__(self, convert: Callable[[Image.Image], Any]) -> None:
+        self._convert = convert
+        # A Dataset is written for one reader at a time: it may share a file or a random
+        # generator. Another process has a Dataset of its own, and so a lock of its own.
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return _ChunkReader, (self._convert,)
+
+    def __call__(self, chunk: ImageSource) -> list[Any]:
+        """Key, None where reading is not needed for it, and converted image, or the error."""
+        read = self._read_with_key if chunk.keyed_by_reading else self._read
+        return [_value_or_error(lambda at: read(chunk, at), at) for at in range(len(chunk))]
+
+    def _read(self, chunk: ImageSource, at: int) -> tuple[bytes | None, Any]:
+        return None, self._convert(chunk[at])
+
+    def _read_with_key(self, chunk: ImageSource, at: int) -> tuple[bytes | None, Any]:
+        with self._lock:
+            image = chunk[at]
+        return image_key(image), self._convert(image)
+
+
+# -- decoding all at once
 
 
 def decode_pixels(
-    source: ImageSource,
-    to_pixels: Callable[[Image.Image], np.ndarray],
-    *,
-    n_jobs: int | None = None,
-    memory_limit: int = 2**30,
-    folder: str | os.PathLike | None = None,
+    source: ImageSource, preprocessing: Preprocessing, *, n_jobs: int | None = None
 ) -> np.ndarray:
-    """Decode and resize all images once, so that no training step has to.
+    """Decode and resize all images at once.
 
     Parameters
     ----------
     source : ImageSource
-    to_pixels : callable
+    preprocessing : Preprocessing
         Resizes and crops: PIL RGB image to (S, S, 3) uint8.
     n_jobs : int or None, default=None
-        Number of threads; None means one for each CPU that this process may use, at most 8, and
-        -1 one for each.
-    memory_limit : int, default=2**30
-        Bytes above which the pixels are kept in a temporary file instead of memory.
-    folder : path or None, default=None
-        Where that file is put; None means the system's folder for temporary files. It is
-        deleted with the array.
+        Number of workers, see :func:`read_batches`.
 
     Returns
     -------
     ndarray of shape (n_images, S, S, 3), dtype uint8
+        Above 1 GiB in a temporary file, which is deleted with the array.
 
     Raises
     ------
@@ -450,34 +514,48 @@ def decode_pixels(
         If an image cannot be read.
     OSError
         If the disk has no room for the temporary file.
+    ValueError
+        If `n_jobs` is below 1 and not -1.
+
+    Examples
+    --------
+    >>> from open_clip.transform import PreprocessCfg
+    >>> from PIL import Image
+    >>> from capkit.backbones.preprocessing import Preprocessing
+    >>> source = ImageSource.from_user([Image.new("RGB", (40, 20))])
+    >>> decode_pixels(source, Preprocessing(PreprocessCfg(size=16))).shape
+    (1, 16, 16, 3)
     """
-    if not len(source):
-        return np.empty((0, 0, 0, 3), dtype=np.uint8)
-    size = len(to_pixels(source[0]))
+    n_workers = _n_workers(n_jobs)
+    size = preprocessing.image_size
     if source.has_pixels(size):
         return source.pixels()
-    pixels = _allocate((len(source), size, size, 3), memory_limit, folder)
-    indices = np.arange(len(source))
-    batches = read_batches(source, indices, to_pixels, size, n_jobs=n_jobs)
-    with contextlib.closing(batches):
-        for batch in batches:
-            if batch.errors:
-                raise next(iter(batch.errors.values()))
-            pixels[batch.indices] = batch.pixels
+    pixels = _allocate((len(source), size, size, 3))
+    for index, image in _read_all(source, preprocessing, n_workers):
+        pixels[index] = image
     return pixels
 
 
-def _allocate(
-    shape: tuple[int, ...], memory_limit: int, folder: str | os.PathLike | None
-) -> np.ndarray:
+def _read_all(
+    source: ImageSource, convert: Callable[[Image.Image], Any], n_workers: int
+) -> Iterator[tuple[int, Any]]:
+    """Position and converted image of all images; raises at the first that cannot be read."""
+    indices = np.arange(len(source))
+    with contextlib.closing(
+        _read(source, indices, convert, _DECODING_BATCH, n_workers)
+    ) as batches:
+        for results in batches:
+            for index, result in results:
+                if isinstance(result, ImageReadError):
+                    raise result
+                yield index, result[1]
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     n_bytes = int(np.prod(shape))
-    if n_bytes <= memory_limit:
+    if n_bytes <= _MEMORY_LIMIT:
         return np.empty(shape, dtype=np.uint8)
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(
-        dir=None if folder is None else str(folder), prefix="capkit-pixels-"
-    ) as file:
+    with tempfile.TemporaryFile(prefix="capkit-pixels-") as file:
         if hasattr(os, "posix_fallocate"):
             # a full disk is an error here, where it would be a bus error at the first write
             os.posix_fallocate(file.fileno(), 0, n_bytes)

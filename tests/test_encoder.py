@@ -9,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from joblib.parallel import ThreadingBackend
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import clone
@@ -131,6 +132,21 @@ def test_images_of_any_size_are_resized_as_the_backbone_does(encoder, random_bac
     pixels = torch.from_numpy(backbone.preprocessing(image).copy()).permute(2, 0, 1)[None]
     space = encoder.fit([image]).transform([image])
     assert_allclose(space.image_features, backbone.encode_images(pixels), atol=1e-5)
+
+
+def test_images_are_read_by_the_backend_that_joblib_is_configured_with(encoder, images):
+    class Recording(ThreadingBackend):
+        asked = []
+
+        def configure(self, n_jobs=1, parallel=None, **options):
+            self.asked.append(n_jobs)
+            return super().configure(n_jobs, parallel, **options)
+
+    pictures = [Image.fromarray(image).resize((9, 9)) for image in images]
+    with joblib.parallel_config(backend=Recording(), n_jobs=3):
+        encoder.fit(pictures).transform(pictures)
+        encoder.set_params(n_jobs=2).transform([picture.rotate(90) for picture in pictures])
+    assert Recording.asked == [3, 2]
 
 
 def test_order_subset_and_batch_size_do_not_matter(encoder, images):
