@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 import threading
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "ImageSource",
+    "TrainingPixels",
+    "decode_for_training",
     "decode_pixels",
     "read_batches",
 ]
@@ -41,7 +44,7 @@ __all__ = [
 # Bytes above which an array of pixels is kept in a temporary file instead of memory.
 _MEMORY_LIMIT = 2**30
 
-# Images of a batch where all are decoded at once.
+# Images of a batch where all are decoded at once: their copies for training are large.
 _DECODING_BATCH = 64
 
 
@@ -490,6 +493,25 @@ class _ChunkReader:
 # -- decoding all at once
 
 
+class TrainingPixels(NamedTuple):
+    """What :func:`decode_for_training` gives.
+
+    Attributes
+    ----------
+    pixels : ndarray of shape (n_images, S, S, 3), dtype uint8
+        Resized and cropped as the model does.
+    whole : ndarray of shape (n_images, L, L, 3), dtype uint8
+        The whole images, squashed to squares of L = 2 S, or `pixels` itself where the source
+        has no more than these.
+    aspect : ndarray of shape (n_images,), dtype float32
+        Width / height of the images before they were squashed.
+    """
+
+    pixels: np.ndarray
+    whole: np.ndarray
+    aspect: np.ndarray
+
+
 def decode_pixels(
     source: ImageSource, preprocessing: Preprocessing, *, n_jobs: int | None = None
 ) -> np.ndarray:
@@ -534,6 +556,71 @@ def decode_pixels(
     for index, image in _read_all(source, preprocessing, n_workers):
         pixels[index] = image
     return pixels
+
+
+def decode_for_training(
+    source: ImageSource, preprocessing: Preprocessing, *, n_jobs: int | None = None
+) -> TrainingPixels:
+    """Decode all images once, so that no training step has to, into the copies it cuts from.
+
+    Parameters
+    ----------
+    source : ImageSource
+    preprocessing : Preprocessing
+        Resizes and crops: PIL RGB image to (S, S, 3) uint8.
+    n_jobs : int or None, default=None
+        Number of workers, see :func:`read_batches`.
+
+    Returns
+    -------
+    TrainingPixels
+        Each array above 1 GiB is in a temporary file, which is deleted with the array.
+
+    Raises
+    ------
+    ImageReadError
+        If an image cannot be read.
+    OSError
+        If the disk has no room for the temporary files.
+    ValueError
+        If `n_jobs` is below 1 and not -1.
+
+    Examples
+    --------
+    >>> from open_clip.transform import PreprocessCfg
+    >>> from PIL import Image
+    >>> from capkit.backbones.preprocessing import Preprocessing
+    >>> source = ImageSource.from_user([Image.new("RGB", (40, 20))])
+    >>> copies = decode_for_training(source, Preprocessing(PreprocessCfg(size=16)))
+    >>> copies.pixels.shape, copies.whole.shape, copies.aspect.tolist()
+    ((1, 16, 16, 3), (1, 32, 32, 3), [2.0])
+    """
+    n_workers = _n_workers(n_jobs)
+    size, n_images = preprocessing.image_size, len(source)
+    if source.has_pixels(size):
+        pixels = source.pixels()
+        return TrainingPixels(pixels, pixels, np.ones(n_images, dtype=np.float32))
+    copies = TrainingPixels(
+        pixels=_allocate((n_images, size, size, 3)),
+        whole=_allocate((n_images, 2 * size, 2 * size, 3)),
+        aspect=np.empty(n_images, dtype=np.float32),
+    )
+    for index, image in _read_all(source, _TrainingCopies(preprocessing), n_workers):
+        for array, value in zip(copies, image, strict=True):
+            array[index] = value
+    return copies
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingCopies:
+    """The values of one image in each array of :class:`TrainingPixels`."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray, float]:
+        side = 2 * self.preprocessing.image_size
+        whole = image.resize((side, side), Image.Resampling.BICUBIC)
+        return self.preprocessing(image), np.asarray(whole), image.width / image.height
 
 
 def _read_all(

@@ -1,5 +1,6 @@
 """Sequences of images, however users have them, and how they are decoded."""
 
+import collections
 import gc
 import os
 import pickle
@@ -19,7 +20,7 @@ from PIL import Image
 from capkit import images
 from capkit.backbones.preprocessing import Preprocessing
 from capkit.exceptions import ImageReadError
-from capkit.images import ImageSource, decode_pixels, read_batches
+from capkit.images import ImageSource, decode_for_training, decode_pixels, read_batches
 
 TO_FOUR = Preprocessing(PreprocessCfg(size=4))
 COLORS = [(10 * number, 0, 0) for number in range(7)]
@@ -305,6 +306,7 @@ def test_impossible_number_of_workers_is_refused(n_jobs, shape):
     for read in (
         lambda: next(read_batches(source, np.arange(5), TO_FOUR, n_jobs=n_jobs)),
         lambda: decode_pixels(source, TO_FOUR, n_jobs=n_jobs),
+        lambda: decode_for_training(source, TO_FOUR, n_jobs=n_jobs),
     ):
         with pytest.raises(ValueError, match=f"expected n_jobs of at least 1.*got {n_jobs}"):
             read()
@@ -394,7 +396,7 @@ def test_decoded_pixels_are_those_of_each_image(paths):
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize("decode", [decode_pixels])
+@pytest.mark.parametrize("decode", [decode_pixels, decode_for_training])
 def test_large_pixels_are_kept_in_a_file_that_goes_with_them(paths, tmp_path, monkeypatch, decode):
     source = ImageSource.from_user(paths)
     expected = decode(source, TO_FOUR)
@@ -412,7 +414,43 @@ def test_large_pixels_are_kept_in_a_file_that_goes_with_them(paths, tmp_path, mo
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("decode", [decode_pixels])
+def test_copies_for_training_are_those_that_pillow_makes(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "landscape.png", tmp_path / "portrait.png", tmp_path / "small.png"]
+    for path, shape in zip(paths, [(30, 60, 3), (50, 20, 3), (3, 3, 3)], strict=True):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    copies = decode_for_training(ImageSource.from_user(paths), TO_FOUR)
+    np.testing.assert_allclose(copies.aspect, [2, 0.4, 1])
+    assert copies.aspect.dtype == np.float32
+    assert copies.whole.shape == (3, 8, 8, 3)
+    for row, path in enumerate(paths):
+        image = Image.open(path)
+        np.testing.assert_array_equal(copies.pixels[row], TO_FOUR(image))
+        whole = image.resize((8, 8), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(copies.whole[row], np.asarray(whole))
+
+
+def test_images_are_opened_once_for_both_copies(paths, monkeypatch):
+    opened = collections.Counter()
+    open_image = Image.open
+
+    def counting(path):
+        opened[path] += 1
+        return open_image(path)
+
+    monkeypatch.setattr(Image, "open", counting)
+    decode_for_training(ImageSource.from_user(paths), TO_FOUR, n_jobs=2)
+    assert opened == dict.fromkeys(paths, 1)
+
+
+def test_pixels_of_the_right_size_are_not_copied_for_training():
+    array = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    copies = decode_for_training(ImageSource.from_user(array), TO_FOUR)
+    assert copies.pixels is array and copies.whole is array
+    assert copies.aspect.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("decode", [decode_pixels, decode_for_training])
 def test_decoding_raises_at_an_unreadable_image(broken_paths, decode):
     with pytest.raises(ImageReadError, match="image 1 "):
         decode(ImageSource.from_user(broken_paths), TO_FOUR)
@@ -421,3 +459,5 @@ def test_decoding_raises_at_an_unreadable_image(broken_paths, decode):
 def test_decoding_no_images_gives_none():
     source = ImageSource.from_user([])
     assert decode_pixels(source, TO_FOUR).shape == (0, 4, 4, 3)
+    copies = decode_for_training(source, TO_FOUR)
+    assert [len(array) for array in copies] == [0, 0, 0]
