@@ -15,7 +15,7 @@ help:
 	@echo "make demo       adapt the embedded model to handwriting and draw what changed"
 	@echo "make test       the quick tests, with coverage"
 	@echo "make test-slow  the slow tests"
-	@echo "make check      lint, format, types, spelling, doctests, documentation"
+	@echo "make check      lint, format, imports, types, spelling, doctests, documentation"
 	@echo "make docs       the documentation alone, in docs/_build/html"
 	@echo "make dist       wheel and sdist in dist/"
 	@echo "make clean      remove what was built; .venv stays"
@@ -66,6 +66,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/lint-imports
 
 types: setup
 	$(BIN)/mypy

@@ -16,10 +16,12 @@ import csv
 import time
 
 import numpy as np
+from sklearn.base import clone
 
 from capkit import CAPClassifier
 from capkit.baselines import ZeroShotClassifier
 from capkit.datasets import load_digits, load_handwriting
+from capkit.tuning import AdapterTuning, PromptTuning
 
 DATA_SETS = {"digits": load_digits, "handwriting": load_handwriting}
 LABELS_PER_CLASS = 2
@@ -27,12 +29,8 @@ SHARE_OF_SEEN_CLASSES = 0.62
 # 400 steps of prompt tuning: about a minute on two cores. Characters do not survive a
 # flip, and a crop of 8% of one is no character, so that the strong view is an affine map.
 SETTINGS = {
-    "adapter": {},
-    "prompt": {"epochs": 20, "steps_per_epoch": 20, "augment": "affine"},
-}
-MODES = {
-    "adapter": ("main", "pseudo", "ensemble"),
-    "prompt": ("prompts", "main", "pseudo", "ensemble"),
+    "adapter": AdapterTuning(),
+    "prompt": PromptTuning(epochs=20, steps_per_epoch=20, augment="affine"),
 }
 
 
@@ -66,29 +64,30 @@ def score(predicted, target, seen):
 def run(name, paradigm, tuning, seeds):
     """Scores of each way to predict, of all seeds; mean share kept and seconds of a fit."""
     train, test = (DATA_SETS[name](split=split) for split in ("train", "test"))
-    scores = {mode: [] for mode in ("zero-shot", *MODES[tuning])}
+    names, modes = np.array(train.class_names), SETTINGS[tuning].inference_modes
+    target = names[test.target]
+    scores = {mode: [] for mode in ("zero-shot", *modes)}
     kept, seconds = [], []
     zero_shot = ZeroShotClassifier(backbone="glyph", class_names=train.class_names)
-    untrained = zero_shot.fit(train.images, train.target).predict(test.images)
+    untrained = zero_shot.fit(train.images).predict(test.images)
     for seed in seeds:
-        y, seen = draw_labels(train.target, paradigm, seed)
+        indices, seen = draw_labels(train.target, paradigm, seed)
+        y = [names[index] if index >= 0 else -1 for index in indices]
         classifier = CAPClassifier(
             paradigm,
             backbone="glyph",
             class_names=train.class_names,
-            tuning=tuning,
+            tuning=clone(SETTINGS[tuning]),
             random_state=seed,
-            **SETTINGS[tuning],
         )
         start = time.perf_counter()
-        # `ul` looks at no label: they only say that predictions are to be indices
-        classifier.fit(train.images, train.target if paradigm == "ul" else y)
+        classifier.fit(train.images, y)
         seconds.append(time.perf_counter() - start)
         kept += [row["kept"] for row in classifier.history_]
-        scores["zero-shot"].append(score(untrained, test.target, seen))
-        for mode in MODES[tuning]:
+        scores["zero-shot"].append(score(untrained, target, names[seen]))
+        for mode in modes:
             predicted = classifier.set_params(inference=mode).predict(test.images)
-            scores[mode].append(score(predicted, test.target, seen))
+            scores[mode].append(score(predicted, target, names[seen]))
     return scores, 100 * np.mean(kept), np.mean(seconds)
 
 
@@ -102,7 +101,8 @@ def main():
     parser.add_argument("--csv", help="also write the table to this file")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    rows = [["data", "paradigm", "zero-shot", *MODES[arguments.tuning], "kept", "seconds"]]
+    modes = SETTINGS[arguments.tuning].inference_modes
+    rows = [["data", "paradigm", "zero-shot", *modes, "kept", "seconds"]]
     print(" | ".join(rows[0]))
     for name in arguments.data:
         for paradigm in arguments.paradigms:

@@ -11,6 +11,7 @@ import argparse
 import csv
 
 from paradigms import DATA_SETS, SETTINGS
+from sklearn.base import clone
 
 from capkit import CAPClassifier
 from capkit.baselines import ZeroShotClassifier
@@ -18,17 +19,21 @@ from capkit.baselines import ZeroShotClassifier
 CANDIDATES = {
     "adapter": [
         {},
-        {"adapter_weight": 0.2},
-        {"adapter_weight": 0.1},
-        {"learning_rate": 0.0005},
+        {"tuning__adapter_weight": 0.2},
+        {"tuning__adapter_weight": 0.1},
+        {"tuning__learning_rate": 0.0005},
     ],
     "prompt": [
         {},
-        {"epochs": 10},
+        {"tuning__epochs": 10},
         {"tau": 0.7},
         {"m": 3.0},
-        {"learning_rate": 0.003},
-        {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.01},
+        {"tuning__learning_rate": 0.003},
+        {
+            "tuning__optimizer": "adamw",
+            "tuning__learning_rate": 0.001,
+            "tuning__weight_decay": 0.01,
+        },
     ],
 }
 
@@ -43,7 +48,7 @@ def main():
     rows = [["settings", *data]]
     zero_shot = [
         ZeroShotClassifier(backbone="glyph", class_names=train.class_names)
-        .fit(train.images, train.target)
+        .fit(train.images)
         .score(train.images, train.target)
         for train in data.values()
     ]
@@ -52,17 +57,19 @@ def main():
     for candidate in CANDIDATES[arguments.tuning]:
         scores = []
         for train in data.values():
-            settings = SETTINGS[arguments.tuning] | candidate
             classifier = CAPClassifier(
                 "ul",
                 backbone="glyph",
                 class_names=train.class_names,
-                tuning=arguments.tuning,
+                tuning=clone(SETTINGS[arguments.tuning]),
                 random_state=arguments.seed,
-                **settings,
-            ).fit(train.images, train.target)
+            ).set_params(**candidate)
+            classifier.fit(train.images)
             scores.append(100 * classifier.score(train.images, train.target))
-        title = ", ".join(f"{name}={value}" for name, value in candidate.items()) or "defaults"
+        settings = (
+            f"{name.removeprefix('tuning__')}={value}" for name, value in candidate.items()
+        )
+        title = ", ".join(settings) or "defaults"
         rows.append([title, *(f"{score:.1f}" for score in scores)])
         print(rows[-1], flush=True)
     if arguments.csv:

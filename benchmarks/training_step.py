@@ -17,24 +17,23 @@ speed : one step of :class:`~capkit.training.module.DualAdapterModule` against t
 memory : many classes, the text tower's activations recomputed chunk by chunk in the backward
     pass (what capkit does with so many), against storing them. Each in a process of its own,
     whose peak memory the operating system reports.
-loop : what the classifier's training loop (skorch, drawing the batches with their strong views,
-    history, margin and learning rate) adds to the bare steps: the same module on the same
-    batches, drawn beforehand. Both end with the same weights, which is checked first. Around
-    the embedded model on the digits, whose steps are short, so that what is added weighs much;
-    and around the model that the other parts take. The ratio is the median over turns, beside
-    the quartiles.
+loop : what the classifier's training loop (skorch, choosing the first main samples, drawing the
+    batches with their strong views, history, margin and learning rate) adds to the bare steps:
+    the same module on the same batches, drawn beforehand. Both end with the same weights, which
+    is checked first. Around the embedded model on the digits, whose steps are short, so that
+    what is added weighs much; and around the model that the other parts take. The ratio is the
+    median over turns, beside the quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,17 +45,19 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capkit import CAPClassifier, CLIPEncoder, MarginCalibrator
-from capkit.backbones import Backbone, load_backbone
+from capkit import CLIPEncoder, MainSampleRenewal, MarginCalibrator
+from capkit.backbones import Backbone
 from capkit.datasets import load_digits
+from capkit.images import TrainingPixels
 from capkit.margins import margin_cross_entropy
-from capkit.training.config import TrainingConfig
-from capkit.training.module import DualAdapterModule, PromptedEncoder
-from capkit.training.prepare import build_task
+from capkit.training.module import DualAdapterModule
 from capkit.training.run import TrainingTask, train
-from capkit.training.schedule import learning_rate
+from capkit.training.self_training import CAPSelfTraining, PseudoLabels, SelfTrainingState
 from capkit.training.streams import ThreeStreams, TrainingImages
-from capkit.training.views import make_strong_view
+from capkit.tuning import PromptTuning
+from capkit.tuning.base import BuiltTuning
+from capkit.tuning.prompt import PromptedEncoder
+from capkit.tuning.views import make_strong_view
 
 STREAMS = ("main", "weak", "strong")
 
@@ -114,6 +115,17 @@ def draw_batches(batch_size: int, image_size: int) -> dict[str, Tensor]:
     return {name: torch.randint(0, 256, shape, dtype=torch.uint8) for name in STREAMS}
 
 
+def keep_share(share: float) -> Callable[[Tensor], PseudoLabels]:
+    """From logits (B, C) to pseudolabels of which this share is kept."""
+
+    def pseudo_label(weak_logits: Tensor) -> PseudoLabels:
+        confidence, labels = weak_logits.softmax(dim=1).max(dim=1)
+        kept = torch.arange(len(labels)) < share * len(labels)
+        return PseudoLabels(labels, confidence, kept)
+
+    return pseudo_label
+
+
 class PlainWay(nn.Module):
     """The same step without any of the savings, on the same prompts and adapters."""
 
@@ -121,15 +133,19 @@ class PlainWay(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, **batches: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, *, pseudo_label: Callable[[Tensor], PseudoLabels], **batches: Tensor
+    ) -> dict[str, Any]:
+        """Logits of every image of every batch; the strong views that are kept among them."""
         module = self.module
-        logits = {}
+        outputs: dict[str, Any] = {}
         for name, pixels in batches.items():
             adapter = module.pseudo_adapter if name == "strong" else module.main_adapter
             images, texts = adapter(self.encode_images(pixels)), self.encode_texts()
-            logits[name] = module.logit_scale * images @ module.text_adapter(texts).T
-        logits["weak"] = logits["weak"].detach()
-        return logits
+            outputs[name] = module.logit_scale * images @ module.text_adapter(texts).T
+        outputs["pseudo"] = pseudo_label(outputs.pop("weak").detach())
+        outputs["strong"] = outputs["strong"][outputs["pseudo"].kept]
+        return outputs
 
     def encode_texts(self) -> Tensor:
         """All 77 tokens of every text, block by block (MaPLe, section 3.2)."""
@@ -168,22 +184,23 @@ class PlainWay(nn.Module):
         return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
 
 
-def loss_of(logits: dict[str, Tensor]) -> Tensor:
-    """Cross entropy of the main samples and of the strong views that are kept."""
-    targets = torch.arange(len(logits["main"])) % logits["main"].shape[1]
-    pseudo = logits["weak"].argmax(dim=-1)
-    if "kept" in logits:
-        pseudo = pseudo[logits["kept"]]
-    return F.cross_entropy(logits["main"], targets) + F.cross_entropy(logits["strong"], pseudo)
+def loss_of(outputs: dict[str, Any]) -> Tensor:
+    """Mean cross entropy of the main samples, and of the strong views that are kept."""
+    targets = torch.arange(len(outputs["main"])) % outputs["main"].shape[1]
+    pseudo = outputs["pseudo"]
+    strong = F.cross_entropy(outputs["strong"], pseudo.labels[pseudo.kept], reduction="sum")
+    return F.cross_entropy(outputs["main"], targets) + strong / pseudo.kept.sum().clamp(min=1)
 
 
-def make_step(module: nn.Module, batches: dict[str, Tensor]) -> Callable[[], None]:
-    """One optimiser step of the paper's optimiser."""
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.1)
+def make_step(
+    way: nn.Module, batches: dict[str, Tensor], share: float = 1.0
+) -> Callable[[], None]:
+    """One optimiser step of the paper's optimiser, with this share of the strong views kept."""
+    optimizer = torch.optim.SGD(way.parameters(), lr=1e-4, momentum=0.9, weight_decay=0.1)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(module(**batches)).backward()
+        loss_of(way(**batches, pseudo_label=keep_share(share))).backward()
         optimizer.step()
 
     return step
@@ -209,18 +226,13 @@ def check_same_gradients(module: DualAdapterModule, batches: dict[str, Tensor]) 
     """Both ways must compute the same step, or comparing their cost says nothing."""
     gradients = []
     for way in (module, PlainWay(module)):
-        loss = loss_of(way(**batches))
+        loss = loss_of(way(**batches, pseudo_label=keep_share(1.0)))
         used = [parameter for parameter in module.parameters() if parameter.requires_grad]
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, used)]))
     difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
     if difference > 1e-3:
         raise SystemExit(f"the two ways differ: gradients by {difference:.1e} of their length")
     print(f"gradients of both ways agree to {difference:.0e} of their length")
-
-
-def keep_share(share: float) -> Callable[[Tensor], Tensor]:
-    """From logits (B, C) to a mask (B,) of this share of the images."""
-    return lambda logits: torch.arange(len(logits)) < share * len(logits)
 
 
 def report_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -230,12 +242,13 @@ def report_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
     module = build_module(backbone, texts)
     batches = draw_batches(args.batch_size, backbone.image_size)
     check_same_gradients(module, {name: batch[:2] for name, batch in batches.items()})
-    ways = {"plain way": PlainWay(module), "capkit, all strong views kept": module}
+    steps = {
+        "plain way": make_step(PlainWay(module), batches),
+        "capkit, all strong views kept": make_step(module, batches),
+    }
     for share in (0.75, 0.5, 0.0):
         fewer = build_module(backbone, texts)
-        fewer.keep_strong = keep_share(share)
-        ways[f"capkit, {share:.0%} kept"] = fewer
-    steps = {name: make_step(way, batches) for name, way in ways.items()}
+        steps[f"capkit, {share:.0%} kept"] = make_step(fewer, batches, share)
     return _rows(args.classes, measure_in_turns(steps, args.repeats))
 
 
@@ -280,7 +293,7 @@ def report_loop(args: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append(
             {
                 "model": model,
-                "classes": len(task.text_features),
+                "classes": task.self_training.n_classes,
                 "steps": len(batches),
                 "turns": turns,
                 "bare steps, s": f"{np.median([bare.wall for bare, _ in pairs]):.2f}",
@@ -300,95 +313,118 @@ def _quartiles(values: list[float]) -> str:
 def make_glyph_task(batch_size: int) -> TrainingTask:
     """One epoch of prompt tuning on the digits."""
     data = load_digits(split="train")
-    classifier = CAPClassifier(augment="affine", epochs=1, batch_size=batch_size)
-    config = TrainingConfig.resolve(classifier.get_params(), seed=0)
     space = CLIPEncoder("glyph", class_names=data.class_names).fit_transform(data.images)
-    unlabeled = np.full(len(space), -1)
-    return build_task(
-        space,
-        unlabeled,
-        np.empty(0, dtype=np.int64),
-        config,
-        MarginCalibrator(),
-        device="cpu",
-        backbone=load_backbone("glyph", device="cpu"),
-    )
+    tuning = PromptTuning(augment="affine", epochs=1, batch_size=batch_size)
+    built = tuning.build(space, device="cpu", n_jobs=None)
+    arrays = space.image_features, space.text_features
+    return make_task(tuning, built, CAPSelfTraining, arrays, space.logit_scale)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RandomTask(TrainingTask):
-    """A task whose backbone has random weights and no name."""
+class RandomSelfTraining(CAPSelfTraining):
+    """Every image is a main sample of some class; three quarters of the strong views are kept."""
 
-    random_backbone: Backbone | None = None
+    def start(self) -> SelfTrainingState:
+        """Main samples at random, the same in every call."""
+        generator = np.random.default_rng(0)
+        classes = generator.integers(0, self.n_classes, len(self.labels))
+        return SelfTrainingState.before_training(classes, self.n_classes)
 
-    def build_module(self, device: str) -> DualAdapterModule:
-        """The module of :func:`build_module`, with three quarters of the strong views kept."""
-        module = build_module(self.random_backbone, self.prompts)
-        module.keep_strong = keep_share(0.75)
-        return module
+    def pseudo_label(self, weak_logits: Tensor) -> PseudoLabels:
+        """Pseudolabels of which three quarters are kept, whatever their confidence."""
+        return keep_share(0.75)(weak_logits)
 
 
 def make_random_task(args: argparse.Namespace) -> TrainingTask:
     """One short epoch of prompt tuning on random images and a model with random weights."""
-    backbone = build_backbone(args.model)
-    classifier = CAPClassifier(epochs=1, steps_per_epoch=4, batch_size=args.batch_size)
-    config = TrainingConfig.resolve(classifier.get_params(), seed=0)
-    n_images = 4 * args.batch_size
+    backbone, texts = build_backbone(args.model), class_texts(args.classes)
+    tuning = PromptTuning(epochs=1, steps_per_epoch=4, batch_size=args.batch_size)
+    n_images, size = 4 * args.batch_size, backbone.image_size
     rng = np.random.default_rng(0)
-    shape = (n_images, backbone.image_size, backbone.image_size, 3)
-    pixels = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
-    return RandomTask(
-        config=config,
-        images=TrainingImages(pixels, np.full(n_images, -1)),
-        image_features=rng.standard_normal((n_images, backbone.embed_dim), dtype=np.float32),
-        text_features=rng.standard_normal((args.classes, backbone.embed_dim), dtype=np.float32),
-        logit_scale=backbone.logit_scale,
-        main_labels=rng.integers(0, args.classes, n_images),
-        calibrator=MarginCalibrator(),
-        seen=np.empty(0, dtype=np.int64),
+    pixels = rng.integers(0, 256, (n_images, size, size, 3), dtype=np.uint8)
+    whole = rng.integers(0, 256, (n_images, 2 * size, 2 * size, 3), dtype=np.uint8)
+    images = TrainingPixels(pixels, whole, np.ones(n_images, dtype=np.float32))
+    built = BuiltTuning(
+        inputs=torch.from_numpy(pixels),
+        strong_view=make_strong_view(tuning.augment, images),
+        load_encoder=lambda device: partial(PromptedEncoder, backbone, texts),
+    )
+    arrays = [
+        rng.standard_normal((n, backbone.embed_dim), dtype=np.float32)
+        for n in (n_images, args.classes)
+    ]
+    return make_task(tuning, built, RandomSelfTraining, arrays, backbone.logit_scale)
+
+
+def make_task(
+    tuning: PromptTuning,
+    built: BuiltTuning,
+    self_training_class: type[CAPSelfTraining],
+    arrays: Sequence[np.ndarray],
+    logit_scale: float,
+) -> TrainingTask:
+    """The classifier's task without labels; `arrays` are the features of images and classes."""
+    image_features, text_features = arrays
+    labels, none = np.full(len(image_features), -1), np.empty(0, dtype=np.int64)
+    renewal, calibrator = MainSampleRenewal(), MarginCalibrator()
+    return TrainingTask(
+        schedule=tuning.schedule(),
+        seed=0,
+        images=TrainingImages(built.inputs, labels),
+        strong_view=built.strong_view,
+        load_encoder=built.load_encoder,
+        logit_scale=logit_scale,
+        adapter_dim=tuning.adapter_dim,
+        adapter_weight=tuning.adapter_weight,
+        self_training=self_training_class(
+            image_features=image_features,
+            text_features=text_features,
+            logit_scale=logit_scale,
+            labels=labels,
+            seen=none,
+            aligned=none,
+            tau=calibrator.tau,
+            calibrator=calibrator,
+            top_k=16,
+            epochs=tuning.epochs,
+            renew_every=renewal.every,
+            ramp_fraction=renewal.ramp_fraction,
+            max_share=renewal.max_share,
+            max_per_class=renewal.max_per_class,
+        ),
         fingerprint={},
         device="cpu",
-        prompts=class_texts(args.classes),
-        random_backbone=backbone,
     )
 
 
 def make_stream(task: TrainingTask) -> ThreeStreams:
     """The batches that training draws in its first epoch."""
-    config = task.config
     return ThreeStreams(
         task.images,
-        batch_size=config.batch_size,
-        steps=config.steps_per_epoch,
-        seed=config.seed,
-        state=task.new_state(),
-        strong_view=make_strong_view(config.augment),
+        batch_size=task.schedule.batch_size,
+        steps=task.schedule.steps_per_epoch,
+        seed=task.seed,
+        state=task.self_training.start(),
+        strong_view=task.strong_view,
     )
 
 
 def run_bare_steps(task: TrainingTask, batches: list) -> DualAdapterModule:
     """Forward, loss, backward and update, and nothing else."""
-    config = task.config
+    schedule, pseudo_label = task.schedule, task.self_training.pseudo_label
     module = task.build_module("cpu")
     used = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        used, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay
+        used, lr=0.0, momentum=schedule.momentum, weight_decay=schedule.weight_decay
     )
-    margin = torch.zeros(2 * (len(task.text_features),))
+    margin = torch.zeros(2 * (task.self_training.n_classes,))
     for step, (inputs, targets) in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = learning_rate(
-            step,
-            base=config.learning_rate,
-            total_steps=config.total_steps,
-            warmup_steps=config.warmup_epochs * config.steps_per_epoch,
-        )
+        optimizer.param_groups[0]["lr"] = schedule.rate(step)
         optimizer.zero_grad()
-        logits = module(**inputs)
-        kept = logits["kept"]
-        pseudo = logits["weak"].argmax(dim=1)[kept]
-        losses = margin_cross_entropy(logits["strong"], pseudo, margin, reduction="none")
-        loss = margin_cross_entropy(logits["main"], targets["main"], margin)
-        loss = loss + losses.sum() / kept.sum().clamp(min=1)
+        outputs = module(**inputs, pseudo_label=pseudo_label)
+        labels, _, kept = outputs["pseudo"]
+        strong = margin_cross_entropy(outputs["strong"], labels[kept], margin)
+        main = margin_cross_entropy(outputs["main"], targets["main"], margin)
+        loss = main.mean() + strong.sum() / kept.sum().clamp(min=1)
         loss.backward()
         optimizer.step()
     return module

@@ -13,6 +13,7 @@ _ESTIMATORS = {
     "CLIPEncoder": "capkit.encoder",
     "ConceptAligner": "capkit.alignment",
     "ConceptSpace": "capkit.space",
+    "MainSampleRenewal": "capkit.renewal",
     "MarginCalibrator": "capkit.margins",
     "MismatchDetector": "capkit.mismatch",
 }
@@ -25,6 +26,7 @@ _MODULES = (
     "inspection",
     "metrics",
     "model_selection",
+    "tuning",
 )
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "CLIPEncoder",
     "ConceptAligner",
     "ConceptSpace",
+    "MainSampleRenewal",
     "MarginCalibrator",
     "MismatchDetector",
     "__version__",
@@ -43,6 +46,7 @@ __all__ = [
     "inspection",
     "metrics",
     "model_selection",
+    "tuning",
 ]
 
 if TYPE_CHECKING:
@@ -54,11 +58,13 @@ if TYPE_CHECKING:
     import capkit.inspection as inspection
     import capkit.metrics as metrics
     import capkit.model_selection as model_selection
+    import capkit.tuning as tuning
     from capkit.alignment import ConceptAligner
     from capkit.classifier import CAPClassifier
     from capkit.encoder import CLIPEncoder
     from capkit.margins import MarginCalibrator
     from capkit.mismatch import MismatchDetector
+    from capkit.renewal import MainSampleRenewal
     from capkit.space import ConceptSpace
 
 

@@ -14,28 +14,15 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-__all__ = ["ScratchClusters", "WarmClusters", "unit_rows"]
+from capkit._arrays import unit_rows
+
+__all__ = ["ScratchClusters", "WarmClusters"]
 
 # Share of a cluster's mean squared radius that its centre may lag behind the mean of its images.
 # It bounds the work: a centre that moved less is left where it is, until its moves add up.
 _TOLERANCE = 1e-3
 
 _ABSENT = -1  # label of an image that was removed
-
-
-def unit_rows(array: np.ndarray) -> np.ndarray:
-    """Scale rows to norm one; rows of zeros stay.
-
-    Parameters
-    ----------
-    array : ndarray of shape (n, d)
-
-    Returns
-    -------
-    ndarray of shape (n, d)
-    """
-    norms = np.linalg.norm(array, axis=1, keepdims=True)
-    return np.divide(array, norms, out=np.zeros_like(array), where=norms > 0)
 
 
 def _k_means(features, n_clusters, *, init, n_init, max_iter, random_state) -> KMeans:
@@ -392,15 +379,15 @@ class WarmClusters:
 
     def _drop(self, cluster: int) -> None:
         """Give up a cluster; its images go to the nearest of the others."""
-        orphans = np.flatnonzero(self._labels == cluster)
-        self._leave(orphans)
+        stranded = np.flatnonzero(self._labels == cluster)
+        self._leave(stranded)
         self._alive[cluster] = False
         self._means[cluster], self._half_squares[cluster] = 0, np.inf
         self._moved[cluster] = self._changed[cluster] = False
         never = np.full((1, len(self._alive)), np.inf, dtype=np.float32)
         self._merge_costs.refresh(np.array([cluster]), never)
-        if len(orphans) and self._alive.any():
-            self._join(orphans, self._nearest(orphans))
+        if len(stranded) and self._alive.any():
+            self._join(stranded, self._nearest(stranded))
         if 2 * self.n_clusters <= len(self._alive):
             self._close_free_slots()
 

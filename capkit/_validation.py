@@ -1,4 +1,4 @@
-"""Checks that several estimators share: class names and labels."""
+"""Checks that several estimators share: class names, labels and nested parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 import numpy as np
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import column_or_1d
 
 from capkit.exceptions import ClassNamesError, LabelError
 
-__all__ = ["UNLABELED", "LabelCodec", "resolve_class_names"]
+__all__ = [
+    "UNLABELED",
+    "LabelCodec",
+    "check_labels_of_paradigm",
+    "is_unlabeled",
+    "resolve_class_names",
+    "seeded_copy",
+    "validate_nested",
+]
 
 UNLABELED = -1
 
@@ -19,6 +28,49 @@ _RENUMBERED = (
     " (Were these other labels when you passed them? cross_val_predict(method='predict_proba'), "
     "VotingClassifier and StackingClassifier number them anew, -1 too.)"
 )
+
+
+def validate_nested(estimator: BaseEstimator) -> None:
+    """Check the parameters of every estimator that is a parameter of another one.
+
+    scikit-learn checks an estimator's parameters when it is fitted, which for a nested one is
+    after much of the work.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter of a nested estimator is out of its range.
+    """
+    for value in estimator.get_params(deep=False).values():
+        if isinstance(value, BaseEstimator):
+            value._validate_params()
+            validate_nested(value)
+
+
+def seeded_copy(estimator: BaseEstimator, seed: int) -> BaseEstimator:
+    """Copy of an estimator in which every ``random_state`` that is None is a seed.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+    seed : int
+
+    Returns
+    -------
+    BaseEstimator
+        Not fitted.
+    """
+    copied = clone(estimator)
+    unset = [
+        name
+        for name, value in copied.get_params(deep=True).items()
+        if name.rpartition("__")[2] == "random_state" and value is None
+    ]
+    return copied.set_params(**dict.fromkeys(unset, seed))
 
 
 def resolve_class_names(
@@ -118,7 +170,7 @@ class LabelCodec:
     --------
     >>> from capkit._validation import LabelCodec
     >>> codec, indices = LabelCodec.from_labels(["dog", None, -1], ("cat", "dog"), n_images=3)
-    >>> indices.tolist(), codec.decode([0, 1]).tolist()
+    >>> indices.tolist(), codec.classes.tolist()
     ([1, -1, -1], ['cat', 'dog'])
     """
 
@@ -129,7 +181,7 @@ class LabelCodec:
     def from_labels(
         cls, y: Sequence | None, class_names: tuple[str, ...], n_images: int
     ) -> tuple[LabelCodec, np.ndarray]:
-        """Find the kind of `y` and encode it.
+        """Find whether `y` holds names or indices, and encode it.
 
         Parameters
         ----------
@@ -161,7 +213,7 @@ class LabelCodec:
     def kind_only(
         cls, y: Sequence | None, class_names: tuple[str, ...], n_images: int
     ) -> LabelCodec:
-        """Codec in the kind of `y`, whose values decide nothing else.
+        """Codec of labels that only say whether predictions are names or indices.
 
         Parameters
         ----------
@@ -176,15 +228,16 @@ class LabelCodec:
         Raises
         ------
         LabelError
-            If the length is wrong, names and indices are mixed, or an index is none into
-            `class_names`: answers in the same kind would then be read wrongly.
+            If the length is wrong, names and indices are mixed, an index is none into
+            `class_names`, or indices cannot be told from the positions that scikit-learn passes
+            in place of labels: predictions would then be read as other classes.
         """
         if y is None:
             return cls(class_names)
         labels = _label_list(y, n_images)
         codec = cls(class_names, _kind_of(labels) or "name")
         if codec.kind == "index":
-            codec.encode(labels)
+            _check_not_positions(codec.encode(labels), class_names)
         return codec
 
     @property
@@ -240,19 +293,52 @@ class LabelCodec:
                 )
         return indices
 
-    def decode(self, indices: Sequence[int]) -> np.ndarray:
-        """Labels of the kind that users wrote, from indices into ``class_names``.
 
-        Parameters
-        ----------
-        indices : array-like of shape (n,)
+def check_labels_of_paradigm(
+    labels: np.ndarray, paradigm: str, class_names: Sequence[str]
+) -> None:
+    """Raise unless a paradigm can work with these labels.
 
-        Returns
-        -------
-        ndarray of shape (n,)
-        """
-        index = np.asarray(indices, dtype=np.int64)
-        return index if self.kind == "index" else np.array(self.class_names)[index]
+    Parameters
+    ----------
+    labels : ndarray of shape (n_images,), int64
+        -1 where unlabeled.
+    paradigm : {"ul", "ssl", "trzsl"}
+    class_names : sequence of str
+
+    Raises
+    ------
+    LabelError
+        If it cannot; the message says what to do.
+    """
+    if paradigm == "ul":
+        return
+    present = np.unique(labels[labels != UNLABELED])
+    if not len(present):
+        raise LabelError(
+            f"paradigm={paradigm!r} expected labels of some images, got none. Pass y with -1 for "
+            "the unlabeled images, or use paradigm='ul', which needs no label."
+        )
+    if (labels != UNLABELED).all():
+        raise LabelError(
+            f"paradigm={paradigm!r} expected some unlabeled images, got a label for each of "
+            f"{len(labels)}. Mark the unlabeled ones by -1; where all are labeled, an ordinary "
+            "classifier behind CLIPEncoder is what you want. (If you did mark them: "
+            "cross_val_predict(method='predict_proba'), VotingClassifier and StackingClassifier "
+            "number all labels anew, -1 too, and cannot be used with this paradigm.)"
+        )
+    if paradigm == "ssl" and len(present) < 2:
+        raise LabelError(
+            "paradigm='ssl' expected labels of at least 2 classes, got 1 class: "
+            f"{class_names[present[0]]!r}. Label images of other classes too, or use 'trzsl' if "
+            "the unlabeled images belong to the others."
+        )
+    if paradigm == "trzsl" and len(present) == len(class_names):
+        raise LabelError(
+            "paradigm='trzsl' expected classes without any label, to which the unlabeled images "
+            f"belong; all {len(class_names)} have one. Use paradigm='ssl', or name the unseen "
+            "classes in class_names too."
+        )
 
 
 def is_unlabeled(label: object) -> bool:
@@ -271,6 +357,25 @@ def is_unlabeled(label: object) -> bool:
     if isinstance(label, str):
         return label == "-1"  # what numpy makes of -1 in an array of strings
     return isinstance(label, Real) and (label == UNLABELED or label != label)
+
+
+def _check_not_positions(indices: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Refuse indices that may be positions among the sorted labels that occur.
+
+    Where scikit-learn passes such positions, no image is unlabeled. They equal the indices where
+    the names are sorted and every class occurs.
+    """
+    is_sorted = list(class_names) == sorted(class_names)
+    if (indices == UNLABELED).any() or (is_sorted and len(np.unique(indices)) == len(class_names)):
+        return
+    raise LabelError(
+        "y holds an integer for each image. These may be indices into class_names, or the "
+        "positions of sorted labels that cross_val_predict(method='predict_proba'), "
+        "CalibratedClassifierCV(ensemble=False), VotingClassifier and StackingClassifier pass in "
+        "place of labels; they are the same only if class_names are in alphabetical order and "
+        "every class occurs. Pass names, numpy.asarray(class_names)[y], and class_names in "
+        "alphabetical order; or leave y out where nothing is scored."
+    )
 
 
 def _label_list(y: Sequence, n_images: int | None = None) -> list:

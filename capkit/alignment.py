@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import _fit_context, clone
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
 
-from capkit._clustering import unit_rows
-from capkit._validation import LabelCodec
-from capkit.base import (
-    ConceptStage,
-    ImageClassifierMixin,
-    check_concept_space,
-    check_fitted_classes,
-    expected_n_labels,
-)
-from capkit.exceptions import BackboneMismatchError
+from capkit._arrays import unit_rows
+from capkit.backbones.reloading import check_same_backbone, reload_backbone
+from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
 from capkit.mismatch import MismatchDetector, pair_with_centers
-from capkit.pseudolabels import top_k_pseudo_labels
 from capkit.space import AlignmentResult, ConceptSpace, MismatchResult
 
 __all__ = ["ConceptAligner", "choose_descriptions", "move_across_gap"]
@@ -102,32 +93,24 @@ def choose_descriptions(
     return np.array(chosen, dtype=np.int64), center_of_class
 
 
-class ConceptAligner(ImageClassifierMixin, ConceptStage):
+class ConceptAligner(ConceptStage):
     """Give the mismatched classes a text feature that fits their images.
 
     With a `describer`, each mismatched class gets the description that is most similar to the
     cluster of images that is the class's. Without one, the centre of this cluster, moved across
     the modality gap, stands in for the text feature. See the method's section 1.
 
-    The aligned space is a classifier already, so that the aligner has the methods of one.
-
     Parameters
     ----------
-    detector : MismatchDetector or None, default=None
-        Finds the mismatched classes of a space that no detector has seen; None is
-        ``MismatchDetector(random_state=random_state)``. Not used where the space carries a
-        detection.
     describer : describer or None, default=None
         Gives visual descriptions of a class: one of :mod:`capkit.describers`, or any callable
         ``(class_name, n) -> list of str``. None aligns without texts.
     n_descriptions : int, default=8
         Number of descriptions of each mismatched class.
-    top_k : int, default=16
-        ``k``: largest number of pseudolabels of a class; the paper uses 6 for Flowers102.
     device : str, default="auto"
         Where the text tower encodes the descriptions.
     random_state : int, RandomState instance or None, default=None
-        For the detector that None stands for.
+        For detection, where the space carries none.
 
     Attributes
     ----------
@@ -138,31 +121,27 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
     aligned_ : ndarray of shape (n_aligned,), dtype int64
         Indices of the classes whose text feature was replaced: the mismatched ones, but for
         those that have no cluster of images and no descriptions.
-    descriptions_ : dict of str to list of str
-        All descriptions of each mismatched class; what :func:`capkit.describers.save_descriptions`
-        writes to a table. Empty without a describer.
-    chosen_ : dict of str to str
-        The description that each mismatched class got.
+    descriptions_ : dict of str to str
+        The chosen description of each mismatched class. Empty without a describer.
+    candidate_descriptions_ : dict of str to list of str
+        All descriptions that there were to choose from, of each mismatched class; what
+        :func:`capkit.describers.save_descriptions` writes to a table.
     text_features_ : ndarray of shape (n_classes, n_features), dtype float32
         Aligned text features, unit rows.
     prompts_ : tuple of str or None
         The text behind each class's feature, where the space has them.
     shift_ : ndarray of shape (n_classes, n_features), dtype float32
         Aligned minus zero-shot text feature of the classes aligned without a text; else zero.
-    pseudo_labels_ : ndarray of shape (n_images,), dtype int64
-        ``D_PL``: class of the images that each class is surest of, -1 for the others; see
-        :func:`capkit.pseudolabels.top_k_pseudo_labels`.
     class_names_ : tuple of str
         Names of the classes that the aligner was fitted on.
     n_features_in_ : int
         Width ``d`` of the features.
-    classes_ : ndarray of shape (n_classes,)
-        Labels that :meth:`predict` answers with, sorted: names, or indices where `y` had indices.
 
     See Also
     --------
     MismatchDetector : The stage before this one.
     MarginCalibrator : The stage behind it.
+    capkit.baselines.ZeroShotClassifier : Classifies by the aligned texts, behind this stage.
 
     Notes
     -----
@@ -181,52 +160,41 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
     >>> from capkit.datasets import make_concept_space
     >>> problem = make_concept_space(n_mismatched=2, random_state=0)
     >>> zero_shot = (problem.space.predict() == problem.target).mean()
-    >>> aligner = ConceptAligner(random_state=0).fit(problem.space)
-    >>> aligned = aligner.score(problem.space, problem.target)
+    >>> space = ConceptAligner(random_state=0).fit_transform(problem.space)
+    >>> aligned = (space.predict() == problem.target).mean()
     >>> print(f"{zero_shot:.2f} {aligned:.2f}")
     0.91 0.99
     """
 
     _parameter_constraints: dict = {
-        "detector": [HasMethods(["fit", "transform"]), None],
         "describer": [callable, HasMethods(["describe"]), None],
         "n_descriptions": [Interval(Integral, 1, None, closed="left")],
-        "top_k": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
         "random_state": ["random_state"],
     }
 
     def __init__(
         self,
-        detector=None,
         describer=None,
         n_descriptions=8,
-        top_k=16,
         device="auto",
         random_state=None,
     ):
-        self.detector = detector
         self.describer = describer
         self.n_descriptions = n_descriptions
-        self.top_k = top_k
         self.device = device
         self.random_state = random_state
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = False
-        return tags
-
-    @_fit_context(prefer_skip_nested_validation=False)
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ConceptSpace, y=None) -> ConceptAligner:
         """Align the mismatched classes of a space.
 
         Parameters
         ----------
         X : ConceptSpace
-            With a detection, or without: then the aligner detects itself.
-        y : sequence of length n_images or None, default=None
-            Only whether these are names or indices is looked at: :meth:`predict` answers in kind.
+            With a detection; or without, then a :class:`~capkit.MismatchDetector` with its
+            defaults detects first.
+        y : ignored
 
         Returns
         -------
@@ -244,39 +212,25 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
         space = check_concept_space(X, self, min_images=1)
         self.n_features_in_ = space.shape[1]
         self.class_names_ = space.class_names
-        self._codec = LabelCodec.kind_only(y, space.class_names, expected_n_labels(y, space))
-        self.classes_ = self._codec.classes
         self._mismatch = self._detect(space)
         self.mismatched_ = self._mismatch.mismatched
-        self._zero_shot_text_features = space.text_features
         self.text_features_ = space.text_features.copy()
         self.prompts_ = space.prompts
-        self.descriptions_: dict[str, list[str]] = {}
-        self.chosen_: dict[str, str] = {}
+        self.descriptions_: dict[str, str] = {}
+        self.candidate_descriptions_: dict[str, list[str]] = {}
         self.shift_ = np.zeros_like(space.text_features)
         if self.describer is None:
             self._align_without_text(space)
         else:
             self._align_by_text(space)
         self._backbone_id = space.backbone_id
-        self.pseudo_labels_ = self._pseudo_labels(space)
         return self
 
     def _detect(self, space: ConceptSpace) -> MismatchResult:
         self.detector_ = None
         if space.mismatch is not None:
-            if self.detector is not None:
-                warnings.warn(
-                    "the ConceptSpace carries a detection already, so that the aligner's own "
-                    "detector is not used. Leave out one of the two.",
-                    UserWarning,
-                    stacklevel=4,
-                )
             return space.mismatch
-        detector = self.detector
-        if detector is None:
-            detector = MismatchDetector(random_state=self.random_state)
-        self.detector_ = clone(detector).fit(space)
+        self.detector_ = MismatchDetector(random_state=self.random_state).fit(space)
         return self.detector_.transform(space).mismatch
 
     def _align_without_text(self, space: ConceptSpace) -> None:
@@ -306,8 +260,9 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
             return
         names = [space.class_names[index] for index in self.mismatched_]
         encode = _text_encoder(space, self.device)  # fails before a language model is asked
-        self.descriptions_ = describe_classes(self.describer, names, self.n_descriptions)
-        features = [encode(self.descriptions_[name]) for name in names]
+        candidates = describe_classes(self.describer, names, self.n_descriptions)
+        self.candidate_descriptions_ = candidates
+        features = [encode(candidates[name]) for name in names]
         chosen, center_of_class = choose_descriptions(
             features, self._mismatch.class_centers[self.mismatched_]
         )
@@ -315,23 +270,14 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
         for index, name, of_class, choice in zip(
             self.mismatched_, names, features, chosen, strict=True
         ):
-            self.chosen_[name] = self.descriptions_[name][choice]
+            self.descriptions_[name] = candidates[name][choice]
             self.text_features_[index] = of_class[choice]
             if prompts is not None:
-                prompts[index] = self.chosen_[name]
+                prompts[index] = self.descriptions_[name]
         self.prompts_ = None if prompts is None else tuple(prompts)
         centers = self._mismatch.class_centers.copy()
         centers[self.mismatched_] = centers[self.mismatched_][center_of_class]
         self._mismatch = dataclasses.replace(self._mismatch, class_centers=centers)
-
-    def _pseudo_labels(self, space: ConceptSpace) -> np.ndarray:
-        aligned = dataclasses.replace(space, text_features=self.text_features_)
-        return top_k_pseudo_labels(
-            aligned.predict_proba(),
-            self.top_k,
-            similarities=aligned.image_features @ aligned.text_features.T,
-            mismatched=self.aligned_,
-        )
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:
         """Replace the texts of a space by the aligned ones; nothing is aligned anew.
@@ -349,18 +295,13 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
         check_is_fitted(self)
         space = check_concept_space(X, self)
         check_fitted_classes(space, self, self.class_names_)
-        if None not in (space.backbone_id, self._backbone_id) and (
-            space.backbone_id != self._backbone_id
-        ):
-            raise BackboneMismatchError(
-                "ConceptAligner was fitted on features of another backbone than "
-                f"{space.backbone!r}. Fit it again, or encode the images with that backbone."
-            )
+        check_same_backbone(
+            space.backbone_id, self._backbone_id, name=space.backbone, owner=type(self).__name__
+        )
         result = AlignmentResult(
-            zero_shot_text_features=self._zero_shot_text_features,
             shift=self.shift_,
             aligned=self.aligned_,
-            descriptions=dict(self.chosen_),
+            descriptions=dict(self.descriptions_),
         )
         return dataclasses.replace(
             space,
@@ -370,28 +311,12 @@ class ConceptAligner(ImageClassifierMixin, ConceptStage):
             alignment=result,
         )
 
-    def _scores(self, X: object) -> np.ndarray:
-        check_is_fitted(self)
-        space = self.transform(check_concept_space(X, self))
-        return space.logits()[:, self._codec.column_order]
-
 
 def _text_encoder(space: ConceptSpace, device: str):
     """Return a function from texts to unit features, of the backbone that made the space."""
-    if space.backbone is None:
-        raise ValueError(
-            "a describer's texts have to be encoded by the backbone that encoded the images, and "
-            "the ConceptSpace does not name it. Make the space with CLIPEncoder, name its "
-            "backbone, or align without a describer."
-        )
-    from capkit.backbones import load_backbone
-
-    backbone = load_backbone(space.backbone, device=device)
-    if space.backbone_id not in (None, backbone.identity):
-        raise BackboneMismatchError(
-            f"the ConceptSpace was made by another backbone than {space.backbone!r} is now: its "
-            "weights have changed. Encode the images again."
-        )
+    backbone = reload_backbone(
+        space.backbone, space.backbone_id, device=device, owner="the ConceptSpace"
+    )
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         return backbone.encode_texts(texts).cpu().numpy()

@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
-from capkit._validation import UNLABELED
-from capkit.base import ImageClassifierMixin
-from capkit.exceptions import TrainingInterrupted
-from capkit.training.checks import FitInput, check_fit_input, check_inference, check_settings
-from capkit.training.config import INFERENCE_MODES, default_inference
-
-if TYPE_CHECKING:
-    from capkit.alignment import ConceptAligner
-    from capkit.backbones import Backbone
-    from capkit.margins import MarginCalibrator
-    from capkit.mismatch import MismatchDetector
+from capkit._temperature import fit_temperature
+from capkit._validation import UNLABELED, LabelCodec, check_labels_of_paradigm, seeded_copy
+from capkit.alignment import ConceptAligner
+from capkit.backbones import load_backbone
+from capkit.backbones.registry import resolve_device
+from capkit.backbones.reloading import reload_backbone
+from capkit.encoder import CLIPEncoder
+from capkit.image_classifier import ImageClassifier
+from capkit.images import ImageSource
+from capkit.margins import MarginCalibrator
+from capkit.mismatch import MismatchDetector
+from capkit.persistence import SavedModel, read_model, write_model
+from capkit.renewal import MainSampleRenewal
+from capkit.space import ConceptSpace
+from capkit.training.checkpoint import CHECKPOINT_NAME, digest, plain, read_fingerprint
+from capkit.training.module import INFERENCE_MODES, DualAdapterModule
+from capkit.training.predictor import (
+    adapted_features,
+    build_predictor,
+    encode_batches,
+    export_adapters,
+    predict_logits,
+)
+from capkit.training.run import TrainingTask, check_devices, train
+from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
+from capkit.training.streams import TrainingImages
+from capkit.tuning import Tuning
+from capkit.tuning.choosing import TUNINGS, candidate_tunings, choose_tuning
 
 __all__ = ["CAPClassifier"]
 
+# Stages, the class that runs each before this step, and the parameters of its default.
+_STAGES = {
+    "detector": (MismatchDetector, ("t",)),
+    "aligner": (ConceptAligner, ("describer",)),
+    "calibrator": (MarginCalibrator, ("tau", "m")),
+}
+# The only classes that a saved file can name.
+_SAVED_CLASSES = (
+    CLIPEncoder,
+    MismatchDetector,
+    ConceptAligner,
+    MarginCalibrator,
+    MainSampleRenewal,
+    *TUNINGS.values(),
+)
+_WEIGHTS = "weights."
+_SAVED_ARRAYS = ("mismatched_", "margin_matrix_", "pseudo_labels_", "main_labels_")
+_SAVED_VALUES = (
+    "n_features_in_",
+    "descriptions_",
+    "history_",
+    "tuning_",
+    "seed_",
+    "backbone_name_",
+    "backbone_id_",
+    "logit_scale_",
+    "temperature_",
+)
 
-class CAPClassifier(
-    ClassNamePrefixFeaturesOutMixin, ImageClassifierMixin, TransformerMixin, BaseEstimator
-):
+
+class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClassifier):
     """Adapt a CLIP-like model to unlabeled images by CAP, and classify with it.
 
     Concept-Adaptive Pseudolabeling finds the classes whose text is far from their images and
@@ -48,112 +92,67 @@ class CAPClassifier(
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
-        What labels mean. ``"ul"``: no label is used; `y` only says in which kind to predict.
-        ``"ssl"``: labeled images train as a third stream. ``"trzsl"``: the labeled classes are
-        the seen ones; the unlabeled images belong to the others, so that pseudolabels are only
-        given from those, and the seen classes get no margin.
+        How labels are used. ``"ul"``: not at all; `y` only says whether predictions are names
+        or indices. ``"ssl"``: labeled images train as a third stream. ``"trzsl"``: the labeled
+        classes are the seen ones; the unlabeled images belong to the others, so that pseudolabels
+        are only given from those, and the seen classes get no margin.
     class_names : sequence of str or None, default=None
         Names of all classes; here or at :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the vision-language model, see :func:`~capkit.backbones.load_backbone`. This and
-        the next four are not looked at where a ConceptSpace is given.
-    template : str or sequence of str, default="a photo of a {}"
-        Text that a class name is put into, see :class:`~capkit.CLIPEncoder`.
-    encode_batch_size : int, default=256
-        Number of images that are encoded at once, also at prediction. Less needs less memory.
-    n_jobs : int or None, default=None
-        Threads that decode images. None means one for each CPU, at most 8.
-    on_error : {"raise", "skip"}, default="raise"
-        What :meth:`fit` does at an image that cannot be read, see :class:`~capkit.CLIPEncoder`.
-        Prediction always raises: it owes an answer for every image.
-    cache_dir : path or None, default=None
-        Folder in which image and text features are kept. None keeps them in memory while the
-        process lives.
-    device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
-    n_devices : int, default=1
-        Processes that train together, each with a GPU of its own, or all on the CPU. More than
-        one needs the package accelerate, and a ``if __name__ == "__main__":`` in the script.
+        `encoder` are not looked at where a ConceptSpace is given.
     t : int, float or None, default=None
         Classes that are left when mismatch detection stops, see
         :class:`~capkit.MismatchDetector`.
-    describer : callable or None, default=None
-        Gives visual descriptions of mismatched classes, see :mod:`capkit.describers`. None
-        aligns them without a language model.
-    n_descriptions : int, default=8
-        Descriptions that the describer is asked for, of each mismatched class.
-    detector : MismatchDetector or None, default=None
-        Instead of the one with this classifier's `t`.
-    aligner : ConceptAligner, "passthrough" or None, default=None
-        Instead of the one with this classifier's `describer` and `n_descriptions`.
-        ``"passthrough"`` leaves the texts as they are.
     tau : float, default=0.85
         Probability above which a pseudolabel trains and counts for the margin. The paper uses
         0.5 for FGVCAircraft.
     m : float, default=12.0
         Largest margin, see :class:`~capkit.MarginCalibrator`.
+    encoder : CLIPEncoder or None, default=None
+        How images and class names are encoded: templates, batch size, cache, what happens at
+        unreadable images. None is a :class:`~capkit.CLIPEncoder` with its defaults. Its backbone
+        and device are this classifier's, where it names none itself.
+    describer : callable or None, default=None
+        Gives visual descriptions of mismatched classes, see :mod:`capkit.describers`. None
+        aligns them without a language model.
+    detector : MismatchDetector or None, default=None
+        Instead of the one with this classifier's `t`.
+    aligner : ConceptAligner, "passthrough" or None, default=None
+        Instead of the one with this classifier's `describer`. ``"passthrough"`` leaves the texts
+        as they are.
     calibrator : MarginCalibrator or None, default=None
         Instead of the one with this classifier's `tau` and `m`. Training refits a clone of it
         after every epoch.
-    tuning : {"prompt", "adapter"}, default="prompt"
-        ``"prompt"``, the paper: MaPLe prompts in both towers, and adapters, trained on pixels.
-        ``"adapter"``: adapters alone, trained on features that are computed once; seconds on a
-        CPU. Where a parameter below is None, its default depends on this.
-    prompt_length : int, default=2
-        Prompts of a layer.
-    prompt_depth : int, default=8
-        Layers with prompts; no more than the towers have are used.
-    prompt_init : str, default="a photo of a"
-        Text whose first tokens the prompts start from.
-    adapter_dim : int or None, default=None
-        Width inside the adapters; 128, with adapter tuning 64.
-    adapter_weight : float or None, default=None
-        Residual weight of the adapters; 0.01, with adapter tuning 0.5.
-    augment : str, float, callable or None, default=None
-        Strong view. With prompt tuning: ``"crop_flip"`` (None; the paper), ``"crop"`` and
-        ``"affine"``, which do not flip and so suit text, maps and medical images, or any
-        torchvision transform of a uint8 tensor (3, S, S). With adapter tuning: length of the
-        random vector that is added to a unit feature, or a transform of a feature (d,).
-    epochs : int or None, default=None
-        50, with adapter tuning 20.
-    steps_per_epoch : int or None, default=None
-        50, with adapter tuning 30.
-    batch_size : int, default=32
-        Images of each of the three streams in a step, over all devices.
-    optimizer : {"sgd", "adamw"} or None, default=None
-        ``"sgd"``, with adapter tuning ``"adamw"``.
-    learning_rate : float or None, default=None
-        After the warm-up; 0.01, with adapter tuning 0.002. It falls to zero on a cosine.
-    momentum : float, default=0.9
-        Of SGD; the first beta of AdamW.
-    weight_decay : float or None, default=None
-        0.1.
-    warmup_epochs : int, default=1
-        Epochs in which the learning rate rises linearly.
+    tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
+        What is trained, and how. ``"prompt"``, the paper: prompts in both towers and adapters,
+        on pixels, see :class:`~capkit.tuning.PromptTuning`. ``"adapter"``: adapters alone, on
+        features that are computed once, see :class:`~capkit.tuning.AdapterTuning`; seconds on a
+        CPU. ``"auto"``: prompts where there is a GPU or the model is small, else adapters. An
+        object of these classes has parameters of its own.
     top_k : int, default=16
-        Main samples that a class starts with (``k``). The paper uses 6 for Flowers102.
-    renew_every : int, default=5
-        Epochs between two renewals of the main samples.
-    growth : float, default=0.7
-        Share of the epochs after which a class has its largest number of main samples. The
-        paper uses 0.6 for FGVCAircraft.
-    main_share : float, default=0.8
-        That largest number, as a share of the unlabeled images of an average class ...
-    main_limit : int, default=1000
-        ... and at most this.
-    checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch. A fit that was
-        killed goes on from there when it is run again with the same arguments, and ends where
-        it would have ended. A checkpoint of another training is refused.
-    inference : {"prompts", "main", "pseudo", "ensemble"} or None, default=None
-        With which parts to predict; may be changed after :meth:`fit`. ``"prompts"``: adapters
-        off (the paper). ``"main"``, ``"pseudo"``: text adapter, and the main or the pseudo
+        ``k``: main samples that a class starts with. The paper uses 6 for Flowers102.
+    renewal : MainSampleRenewal or None, default=None
+        How the main samples are renewed. None is a :class:`~capkit.MainSampleRenewal` with its
+        defaults.
+    inference : {"no_adapters", "main", "pseudo", "ensemble"} or None, default=None
+        With which parts to predict; may be changed after :meth:`fit`. ``"no_adapters"``: prompts
+        alone (the paper). ``"main"``, ``"pseudo"``: text adapter, and the main or the pseudo
         visual adapter. ``"ensemble"``: mean of the probabilities of these two. None means
-        ``"prompts"``; with adapter tuning ``"ensemble"``, or in ``trzsl`` ``"main"``, as the
+        ``"no_adapters"``; with adapter tuning ``"ensemble"``, or in ``trzsl`` ``"main"``, as the
         pseudo branch trains on unseen classes alone.
     temperature : float or "labeled", default=1.0
         The logits are divided by it before the softmax. ``"labeled"`` fits it to the labels of
         the training images (``ssl``, ``trzsl``); it does not change what is predicted.
+    checkpoint_dir : path or None, default=None
+        Folder in which the state of the training is written after every epoch. A fit that was
+        killed goes on from there when it is run again with the same arguments, and ends where
+        it would have ended. A checkpoint of another training is refused.
+    device : str, default="auto"
+        ``"auto"`` is CUDA where there is a device, else the CPU.
+    n_devices : int, default=1
+        Processes that train together, each with a GPU of its own, or all on the CPU. More than
+        one needs the package accelerate, and a ``if __name__ == "__main__":`` in the script.
     random_state : int, RandomState instance or None, default=None
         Fixes everything: clusters, first weights, batches and views.
     verbose : int, default=0
@@ -162,14 +161,16 @@ class CAPClassifier(
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels in the kind that `y` had, class names where there was none; sorted. The columns
+        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
         of :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
         Names of the classes, in the order that was given.
     n_features_in_ : int
         Width ``d`` of the features.
-    mismatched_ : list of str
-        Names of the classes that were found mismatched.
+    mismatched_ : ndarray of shape (n_mismatched,), dtype int64
+        Indices into `class_names_` of the classes that were found mismatched, ascending.
+    mismatched_names_ : list of str
+        Their names.
     descriptions_ : dict of str to str
         The chosen description of each class that was aligned by a text.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
@@ -178,8 +179,9 @@ class CAPClassifier(
     margin_matrix_ : ndarray of shape (n_classes, n_classes), dtype float32
         The margin after the last epoch, in the order of `class_names_`.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
-        For each training image the last class that it was predicted as, as an index into
-        `class_names_`, where the confidence was above `tau`; else, and where it has a label, -1.
+        For each training image the last class that it was predicted as in training, as an index
+        into `class_names_`, where the confidence was above `tau`; else, and where it has a
+        label, -1.
     main_labels_ : ndarray of shape (n_images,), dtype int64
         Class of the main samples of the last epochs, as an index into `class_names_`; else -1.
     history_ : list of dict
@@ -192,10 +194,12 @@ class CAPClassifier(
     detector_ : MismatchDetector or None
     aligner_ : ConceptAligner or None
         Fitted stages; None where they were not run here.
-    calibrator_ : MarginCalibrator
-        Fitted on the last epoch's predictions.
-    config_ : TrainingConfig
-        Settings of the training, with every default filled in.
+    calibrator_ : MarginCalibrator or None
+        Fitted on the last epoch's predictions; None after :meth:`load`, as are the other two.
+    tuning_ : Tuning
+        What `tuning` stood for.
+    seed_ : int
+        What `random_state` stood for: given as `random_state` it repeats the fit.
     backbone_name_ : str or None
         Name of the backbone behind the features; None where they were given without.
     backbone_id_ : str or None
@@ -210,13 +214,9 @@ class CAPClassifier(
 
     Notes
     -----
-    ``cross_val_predict(method="predict_proba")``, ``VotingClassifier``, ``StackingClassifier`` and
-    ``CalibratedClassifierCV(ensemble=False)`` of scikit-learn pass on, in place of `y`, positions
-    in the sorted labels. Nothing changes where `y` holds indices, or where `class_names` are in
-    alphabetical order, as long as every class occurs in `y`. Names in another order would be
-    mistaken for other names, as nothing tells positions from indices into `class_names`: pass
-    indices instead, or to cross_val_predict no `y`. With ``"ssl"`` and ``"trzsl"`` there is an
-    error, for the marks of unlabeled images are lost on this way.
+    With ``"ssl"`` and ``"trzsl"``, functions of scikit-learn that pass positions of sorted labels
+    on in place of labels, as ``cross_val_predict(method="predict_proba")`` does, end in an error,
+    for the marks of unlabeled images are lost on this way.
 
     References
     ----------
@@ -234,57 +234,28 @@ class CAPClassifier(
     (1,)
     """
 
-    # class_names is routed to fit without a set_fit_request of the user
-    __metadata_request__fit = {"class_names": True}
-
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
+        **ImageClassifier._parameter_constraints,
         "paradigm": [StrOptions({"ul", "ssl", "trzsl"})],
-        "class_names": ["array-like", None],
-        "backbone": [str, os.PathLike],
-        "template": [str, "array-like"],
-        "encode_batch_size": [Interval(Integral, 1, None, closed="left")],
-        "n_jobs": [Integral, None],
-        "on_error": [StrOptions({"raise", "skip"})],
-        "cache_dir": [str, os.PathLike, None],
-        "device": [str],
-        "n_devices": [Interval(Integral, 1, None, closed="left")],
         "t": [
             Interval(Integral, 0, None, closed="left"),
             Interval(RealNotInt, 0, 1, closed="neither"),
             None,
         ],
-        "describer": [callable, HasMethods(["describe"]), None],
-        "n_descriptions": [Interval(Integral, 1, None, closed="left")],
-        "detector": [HasMethods(["fit", "transform"]), None],
-        "aligner": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
         "tau": [Interval(Real, 0, 1, closed="both")],
         "m": [Interval(Real, 0, None, closed="left")],
-        "calibrator": [HasMethods(["fit_predictions"]), None],
-        "tuning": [StrOptions({"prompt", "adapter"})],
-        "prompt_length": [Interval(Integral, 1, None, closed="left")],
-        "prompt_depth": [Interval(Integral, 1, None, closed="left")],
-        "prompt_init": [str],
-        "adapter_dim": [Interval(Integral, 1, None, closed="left"), None],
-        "adapter_weight": [Interval(Real, 0, None, closed="neither"), None],
-        "augment": [str, Interval(Real, 0, None, closed="left"), callable, None],
-        "epochs": [Interval(Integral, 1, None, closed="left"), None],
-        "steps_per_epoch": [Interval(Integral, 1, None, closed="left"), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "optimizer": [StrOptions({"sgd", "adamw"}), None],
-        "learning_rate": [Interval(Real, 0, None, closed="neither"), None],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left"), None],
-        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
+        "describer": [callable, HasMethods(["describe"]), None],
+        "detector": [HasMethods(["fit", "transform"]), None],
+        "aligner": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
+        "calibrator": [HasMethods(["fit_from_predictions"]), None],
+        "tuning": [StrOptions({"auto", *TUNINGS}), Tuning],
         "top_k": [Interval(Integral, 1, None, closed="left")],
-        "renew_every": [Interval(Integral, 1, None, closed="left")],
-        "growth": [Interval(Real, 0, 1, closed="right")],
-        "main_share": [Interval(Real, 0, 1, closed="both")],
-        "main_limit": [Interval(Integral, 1, None, closed="left")],
-        "checkpoint_dir": [str, os.PathLike, None],
+        "renewal": [MainSampleRenewal, None],
         "inference": [StrOptions(set(INFERENCE_MODES)), None],
         "temperature": [Interval(Real, 0, None, closed="neither"), StrOptions({"labeled"})],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "n_devices": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -293,160 +264,276 @@ class CAPClassifier(
         *,
         class_names: Sequence[str] | None = None,
         backbone: str | os.PathLike = "auto",
-        template: str | Sequence[str] = "a photo of a {}",
-        encode_batch_size: int = 256,
-        n_jobs: int | None = None,
-        on_error: str = "raise",
-        cache_dir: str | os.PathLike | None = None,
-        device: str = "auto",
-        n_devices: int = 1,
         t: int | float | None = None,
-        describer: Callable[[str, int], list[str]] | None = None,
-        n_descriptions: int = 8,
-        detector: MismatchDetector | None = None,
-        aligner: ConceptAligner | str | None = None,
         tau: float = 0.85,
         m: float = 12.0,
+        encoder: CLIPEncoder | None = None,
+        describer: Callable[[str, int], list[str]] | None = None,
+        detector: MismatchDetector | None = None,
+        aligner: ConceptAligner | str | None = None,
         calibrator: MarginCalibrator | None = None,
-        tuning: str = "prompt",
-        prompt_length: int = 2,
-        prompt_depth: int = 8,
-        prompt_init: str = "a photo of a",
-        adapter_dim: int | None = None,
-        adapter_weight: float | None = None,
-        augment: str | float | Callable | None = None,
-        epochs: int | None = None,
-        steps_per_epoch: int | None = None,
-        batch_size: int = 32,
-        optimizer: str | None = None,
-        learning_rate: float | None = None,
-        momentum: float = 0.9,
-        weight_decay: float | None = None,
-        warmup_epochs: int = 1,
+        tuning: Tuning | str = "auto",
         top_k: int = 16,
-        renew_every: int = 5,
-        growth: float = 0.7,
-        main_share: float = 0.8,
-        main_limit: int = 1000,
-        checkpoint_dir: str | os.PathLike | None = None,
+        renewal: MainSampleRenewal | None = None,
         inference: str | None = None,
         temperature: float | str = 1.0,
+        checkpoint_dir: str | os.PathLike | None = None,
+        device: str = "auto",
+        n_devices: int = 1,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.paradigm = paradigm
         self.class_names = class_names
         self.backbone = backbone
-        self.template = template
-        self.encode_batch_size = encode_batch_size
-        self.n_jobs = n_jobs
-        self.on_error = on_error
-        self.cache_dir = cache_dir
-        self.device = device
-        self.n_devices = n_devices
         self.t = t
-        self.describer = describer
-        self.n_descriptions = n_descriptions
-        self.detector = detector
-        self.aligner = aligner
         self.tau = tau
         self.m = m
+        self.encoder = encoder
+        self.describer = describer
+        self.detector = detector
+        self.aligner = aligner
         self.calibrator = calibrator
         self.tuning = tuning
-        self.prompt_length = prompt_length
-        self.prompt_depth = prompt_depth
-        self.prompt_init = prompt_init
-        self.adapter_dim = adapter_dim
-        self.adapter_weight = adapter_weight
-        self.augment = augment
-        self.epochs = epochs
-        self.steps_per_epoch = steps_per_epoch
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.warmup_epochs = warmup_epochs
         self.top_k = top_k
-        self.renew_every = renew_every
-        self.growth = growth
-        self.main_share = main_share
-        self.main_limit = main_limit
-        self.checkpoint_dir = checkpoint_dir
+        self.renewal = renewal
         self.inference = inference
         self.temperature = temperature
+        self.checkpoint_dir = checkpoint_dir
+        self.device = device
+        self.n_devices = n_devices
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
+    detector_: MismatchDetector | None
+    aligner_: ConceptAligner | None
+    calibrator_: MarginCalibrator | None
+    tuning_: Tuning
+
+    # -- fit: the base class has checked the input and encoded it
+
+    def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
+        device, seed = resolve_device(self._make_encoder().device), self._choose_seed()
+        tuning = choose_tuning(self.tuning, space, device, lambda: self._backbone_of(space))
+        tuning.check_inference(self.inference)
+        self._warn_of_idle_parameters(space)
+        space = self._align(self._detect(space, seed), seed)
+        calibrator = self._choose_calibrator(space)
+        self_training = self._choose_self_training(space, labels, calibrator, tuning)
+        built = tuning.build(space, device=str(device), n_jobs=self._make_encoder().n_jobs)
+        state, module = train(
+            TrainingTask(
+                schedule=tuning.schedule(),
+                seed=seed,
+                images=TrainingImages(built.inputs, labels),
+                strong_view=built.strong_view,
+                load_encoder=built.load_encoder,
+                logit_scale=space.logit_scale,
+                adapter_dim=tuning.adapter_dim,
+                adapter_weight=tuning.adapter_weight,
+                self_training=self_training,
+                fingerprint=self._fingerprint(space, labels, calibrator, tuning, seed),
+                device=str(device),
+                checkpoint_dir=self.checkpoint_dir,
+                n_devices=self.n_devices,
+                verbose=self.verbose,
+            )
+        )
+        self.tuning_, self.seed_, self.calibrator_ = tuning, seed, calibrator
+        self._keep(space, state, module)
+        unlabeled = labels == UNLABELED
+        confident = (state.confidence > calibrator.tau) & unlabeled
+        self.pseudo_labels_ = np.where(confident, state.pseudo_labels, UNLABELED)
+        self.temperature_ = self._find_temperature(space[~unlabeled], labels[~unlabeled])
+
+    def _choose_seed(self) -> int:
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        if self.random_state is None and self.checkpoint_dir is not None:
+            # Without a seed of its own, a fit that goes on takes that of the fit that was killed.
+            fingerprint = read_fingerprint(Path(self.checkpoint_dir) / CHECKPOINT_NAME)
+            if fingerprint is not None:
+                return fingerprint["seed"]
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _backbone_of(self, space: ConceptSpace):
+        device, owner = self._make_encoder().device, "the ConceptSpace"
+        return reload_backbone(space.backbone, space.backbone_id, device=device, owner=owner)
+
+    def _detect(self, space: ConceptSpace, seed: int) -> ConceptSpace:
+        """Find the mismatched classes, unless a stage before this step has (section 1)."""
+        self.detector_ = None
+        if space.mismatch is not None:
+            return space
+        default = MismatchDetector(t=self.t)
+        self.detector_ = seeded_copy(default if self.detector is None else self.detector, seed)
+        return self.detector_.fit_transform(space)
+
+    def _align(self, space: ConceptSpace, seed: int) -> ConceptSpace:
+        """Replace their texts, unless a stage before this step has (section 1)."""
+        self.aligner_ = None
+        if space.alignment is not None or isinstance(self.aligner, str):
+            return space
+        default = ConceptAligner(describer=self.describer, device=self._make_encoder().device)
+        self.aligner_ = seeded_copy(default if self.aligner is None else self.aligner, seed)
+        return self.aligner_.fit_transform(space)
+
+    def _choose_calibrator(self, space: ConceptSpace) -> MarginCalibrator:
+        """The margin's calibrator, which training fits after every epoch (section 2)."""
+        if space.margin is not None:
+            return clone(space.margin.calibrator)
+        if self.calibrator is not None:
+            return clone(self.calibrator)
+        return MarginCalibrator(m=self.m, tau=self.tau)
+
+    def _choose_self_training(
         self,
-        X: object,
-        y: Sequence | None = None,
-        *,
-        class_names: Sequence[str] | None = None,
-    ) -> CAPClassifier:
-        """Run the stages that `X` has not gone through, and train.
+        space: ConceptSpace,
+        labels: np.ndarray,
+        calibrator: MarginCalibrator,
+        tuning: Tuning,
+    ) -> CAPSelfTraining:
+        """Which images train, with which labels (sections 1 and 3)."""
+        renewal = MainSampleRenewal() if self.renewal is None else self.renewal
+        of_labels = np.unique(labels[labels != UNLABELED])
+        none = np.empty(0, dtype=np.int64)
+        return CAPSelfTraining(
+            image_features=space.image_features,
+            text_features=space.text_features,
+            logit_scale=space.logit_scale,
+            labels=labels,
+            seen=of_labels if self.paradigm == "trzsl" else none,
+            aligned=none if space.alignment is None else space.alignment.aligned,
+            tau=calibrator.tau,
+            calibrator=calibrator,
+            top_k=self.top_k,
+            epochs=tuning.epochs,
+            renew_every=renewal.every,
+            ramp_fraction=renewal.ramp_fraction,
+            max_share=renewal.max_share,
+            max_per_class=renewal.max_per_class,
+        )
 
-        Parameters
-        ----------
-        X : sequence of images of length n_images, or ConceptSpace
-            Paths, PIL images, arrays, an array (n, H, W, 3), a tensor (n, 3, H, W) or a Dataset;
-            or what the stages before this step made.
-        y : sequence of length n_images or None, default=None
-            Class names or indices into `class_names`; -1 or None marks an unlabeled image.
-        class_names : sequence of str or None, default=None
-            Names of all classes, if the constructor was given none.
+    def _fingerprint(
+        self,
+        space: ConceptSpace,
+        labels: np.ndarray,
+        calibrator: MarginCalibrator,
+        tuning: Tuning,
+        seed: int,
+    ) -> dict[str, Any]:
+        """What decides how a training goes, to compare a checkpoint by; each part by its name."""
+        renewal = MainSampleRenewal() if self.renewal is None else self.renewal
+        aligned = None if space.alignment is None else space.alignment.aligned
+        parameters = {
+            "class_names": space.class_names,
+            "class texts": space.prompts,
+            "aligned classes": aligned,
+            "backbone": space.backbone,
+            "backbone fingerprint": space.backbone_id,
+            "paradigm": self.paradigm,
+            "tuning": tuning.name,
+            "top_k": self.top_k,
+            "seed": seed,
+            "renewal": renewal.get_params(),
+            **tuning.get_params(),
+            **calibrator.get_params(),
+        }
+        return plain(parameters) | {
+            "images": digest(space.image_features),
+            "labels": digest(labels),
+            "class features": digest(space.text_features),
+        }
 
-        Returns
-        -------
-        self : CAPClassifier
+    def _keep(
+        self,
+        space: ConceptSpace,
+        state: SelfTrainingState,
+        module: DualAdapterModule,
+    ) -> None:
+        """Take what a training left as fitted attributes."""
+        self._weights = self.tuning_.export(module.encoder) | export_adapters(module)
+        alignment, mismatch = space.alignment, space.mismatch
+        none = np.empty(0, dtype=np.int64)
+        self.mismatched_ = none if mismatch is None else mismatch.mismatched
+        self.descriptions_ = {} if alignment is None else dict(alignment.descriptions)
+        self.text_features_ = self._weights["text_features"]
+        self.margin_matrix_ = state.margin_matrix
+        self.main_labels_ = state.main_labels
+        self.history_ = state.history
+        self._predictor()  # now, so that predicting changes no attribute
 
-        Raises
-        ------
-        ClassNamesError, LabelError
-            If the class names or the labels cannot be right for the paradigm.
-        ValueError
-            If parameters contradict each other.
-        UnsupportedBackboneError
-            If prompts cannot enter the backbone.
-        TrainingDivergedError
-            If the loss becomes NaN or infinite.
-        OutOfMemoryError
-            If a step does not fit into memory.
-        CheckpointError
-            If the checkpoint cannot be written, or is of another training.
-        TrainingInterrupted
-            If the user interrupts it; the classifier is not fitted then.
-        """
-        given = check_fit_input(self, X, y, class_names)
-        check_settings(self, given.images)
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)  # an error further down must not leave an older fit behind
-        try:
-            self._fit(given)
-        except KeyboardInterrupt:
-            goes_on = " Fit again to go on from the last epoch." if self.checkpoint_dir else ""
-            raise TrainingInterrupted(
-                f"fit was interrupted: this {type(self).__name__} is not fitted.{goes_on}"
-            ) from None
-        return self
+    def _find_temperature(self, labeled: ConceptSpace, labels: np.ndarray) -> float:
+        if self.temperature != "labeled":
+            return float(self.temperature)
+        return fit_temperature(self._logits(labeled), labels)
 
-    def _fit(self, given: FitInput) -> None:
-        from capkit.training import fitting  # imports torch
+    # -- checks before anything is loaded
 
-        result = fitting.fit(self, given)
-        self._weights = result.weights
-        for name, value in result.attributes.items():
-            setattr(self, name, value)
-        self._codec = given.codec
-        self.class_names_ = given.class_names
-        self.classes_ = given.codec.classes
-        self.temperature_ = 1.0
-        self.temperature_ = self._find_temperature(result.space, result.labels)
-        fitting.prepare_predictor(self)  # now, so that predicting changes no attribute
+    @property
+    def _uses_labels(self) -> bool:
+        return self.paradigm != "ul"
+
+    def _check_labels(self, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+        check_labels_of_paradigm(labels, self.paradigm, class_names)
+
+    def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
+        if self.temperature == "labeled" and self.paradigm == "ul":
+            raise ValueError(
+                "temperature='labeled' needs labels, and paradigm='ul' looks at none. Pass a "
+                "number."
+            )
+        encoder, tunings = self._make_encoder(), candidate_tunings(self.tuning)
+        for stage in _STAGES:
+            if isinstance(getattr(self, stage), type):
+                raise TypeError(
+                    f"expected {stage} as an object, got a class: add () behind its name."
+                )
+        for tuning in tunings:
+            check_devices(self.n_devices, tuning.batch_size)
+        if len(tunings) > 1:
+            return  # "auto" takes what fits
+        tunings[0].check_inference(self.inference)
+        tunings[0].check_images(images)
+        if not isinstance(images, ConceptSpace):
+            tunings[0].check_backbone(
+                lambda: load_backbone(encoder.backbone, device=encoder.device)
+            )
+
+    def _warn_of_idle_parameters(self, space: ConceptSpace) -> None:
+        """Warn of parameters that another stage's own stand in the place of."""
+        done = {
+            "detector": space.mismatch or space.alignment,
+            "aligner": space.alignment,
+            "calibrator": space.margin,
+        }
+        for stage, (cls, parameters) in _STAGES.items():
+            for name in (stage, *parameters):
+                if done[stage] is not None:
+                    reason = f"the {cls.__name__} before this step decides"
+                elif name != stage and isinstance(getattr(self, stage), str):
+                    reason = f"{stage}={getattr(self, stage)!r} leaves all as it is"
+                elif name != stage and getattr(self, stage) is not None:
+                    reason = f"{stage} is given; set {stage}__{name}"
+                else:
+                    continue
+                default = inspect.signature(type(self)).parameters[name].default
+                value = getattr(self, name)
+                if value is not default and value != default:
+                    warnings.warn(f"{name}={value!r} has no effect: {reason}.", stacklevel=5)
+
+    def _after_interrupt(self) -> str:
+        if self.checkpoint_dir is None:
+            return ""
+        if not (Path(self.checkpoint_dir) / CHECKPOINT_NAME).exists():
+            return ""
+        return " Fit again to go on from the last epoch."
 
     # -- prediction
+
+    def _logits(self, images: ConceptSpace | ImageSource) -> np.ndarray:
+        inference = self._inference()  # a wrong one is found before anything is encoded
+        return predict_logits(self._predictor(), self._features(images), inference)
 
     def predict_proba(self, X: object) -> np.ndarray:
         """Probabilities of the classes.
@@ -475,23 +562,54 @@ class CAPClassifier(
             Unit rows: what ``inference`` compares with the classes; of the "ensemble" the
             normalised mean of its two branches.
         """
-        from capkit.training import fitting
+        images, inference = self._read(X), self._inference()
+        return adapted_features(self._predictor(), self._features(images), inference)
 
-        return fitting.transform(self, X)
+    def _inference(self) -> str:
+        self.tuning_.check_inference(self.inference)
+        return self.inference or self.tuning_.default_inference(self.paradigm)
+
+    def _features(self, images: ConceptSpace | ImageSource):
+        """Features of new images before any adapter, a Tensor (n, d)."""
+        encoder = self._make_encoder()
+        inputs = self.tuning_.prediction_inputs(
+            images,
+            encode=self._encode_new,
+            backbone=lambda: self.backbone_,
+            n_jobs=encoder.n_jobs,
+        )
+        return encode_batches(self._predictor(), inputs, encoder.batch_size)
+
+    def _predictor(self) -> DualAdapterModule:
+        """Module for prediction, built once for these weights and this device."""
+        device = str(resolve_device(self._make_encoder().device))
+        built = getattr(self, "_built_predictor", None)
+        if built is not None and built[0] is self._weights and built[1] == device:
+            return built[2]
+        module = build_predictor(
+            self._weights,
+            self.tuning_.trained_encoder(self._weights, lambda: self.backbone_),
+            logit_scale=self.logit_scale_,
+            adapter_weight=self.tuning_.adapter_weight,
+            device=device,
+        )
+        self._built_predictor = (self._weights, device, module)
+        return module
 
     @property
-    def backbone_(self) -> Backbone:
-        """The frozen model, loaded once per process and not part of the pickled classifier."""
-        from capkit.training import fitting
-
-        return fitting.load_fitted_backbone(self)
+    def mismatched_names_(self) -> list[str]:
+        """Names of the classes that were found mismatched."""
+        return [self.class_names_[index] for index in self.mismatched_]
 
     # -- saving
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted classifier, without the frozen backbone, to one file.
 
-        The file is safetensors with JSON in its metadata: loading it executes nothing.
+        The file is safetensors with JSON in its metadata: loading it executes nothing. Not in it
+        are the fitted stages (``detector_``, ``aligner_``, ``calibrator_``), whose results it
+        has, and parameters that JSON cannot hold, such as a function; those are named in a
+        warning.
 
         Parameters
         ----------
@@ -504,9 +622,20 @@ class CAPClassifier(
         OSError
             If the file cannot be written; an older one at `path` is left as it was.
         """
-        from capkit.persistence import save_classifier
-
-        save_classifier(self, path)
+        check_is_fitted(self)
+        values = {name: getattr(self, name) for name in _SAVED_VALUES}
+        values |= {"class_names_": self.class_names_, "label_kind": self._codec.kind}
+        arrays = {_WEIGHTS + name: value for name, value in self._weights.items()}
+        arrays |= {name: getattr(self, name) for name in _SAVED_ARRAYS}
+        model = SavedModel(self.get_params(deep=False), values, arrays)
+        left_out = write_model(path, model, _SAVED_CLASSES)
+        if left_out:
+            warnings.warn(
+                f"these parameters cannot be saved and will be their defaults in what is loaded: "
+                f"{', '.join(left_out)}. Predictions do not depend on them.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, device: str = "auto") -> CAPClassifier:
@@ -528,48 +657,37 @@ class CAPClassifier(
         Raises
         ------
         ValueError
-            If the file is not a saved classifier, or of a newer format.
+            If the file is not a saved classifier, or of another format.
         """
-        from capkit.persistence import load_classifier
-
-        return load_classifier(cls, path, device)
+        parameters, values, arrays = read_model(path, _SAVED_CLASSES)
+        classifier = cls(**(parameters | {"device": device}))
+        classifier._weights = {
+            name.removeprefix(_WEIGHTS): value
+            for name, value in arrays.items()
+            if name.startswith(_WEIGHTS)
+        }
+        classifier.text_features_ = classifier._weights["text_features"]
+        classifier.class_names_ = tuple(values["class_names_"])
+        classifier._codec = LabelCodec(classifier.class_names_, values["label_kind"])
+        classifier.classes_ = classifier._codec.classes
+        classifier.detector_ = classifier.aligner_ = classifier.calibrator_ = None
+        for source, names in ((arrays, _SAVED_ARRAYS), (values, _SAVED_VALUES)):
+            for name in names:
+                setattr(classifier, name, source[name])
+        return classifier
 
     # -- what scikit-learn asks
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False  # images, or a ConceptSpace
         tags.transformer_tags.preserves_dtype = []  # float32, whatever the images are
-        tags.target_tags.required = self.paradigm != "ul"
         return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "temperature_")  # the last attribute that fit sets
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_predictor", None)  # holds the backbone
+        state.pop("_built_predictor", None)  # holds the backbone
         return state
 
     @property
     def _n_features_out(self) -> int:
         return self.n_features_in_
-
-    # -- private
-
-    def _inference(self) -> str:
-        check_inference(self.inference, self.config_.tuning)
-        return self.inference or default_inference(self.config_.paradigm, self.config_.tuning)
-
-    def _scores(self, X: object) -> np.ndarray:
-        from capkit.training import fitting
-
-        return fitting.scores(self, X)[:, self._codec.column_order]
-
-    def _find_temperature(self, space, labels) -> float:
-        if self.temperature != "labeled":
-            return float(self.temperature)
-        from capkit.training import fitting
-
-        labeled = labels != UNLABELED
-        return fitting.fit_temperature(fitting.scores(self, space[labeled]), labels[labeled])

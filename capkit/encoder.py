@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -17,15 +16,13 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, _fit_context
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from capkit._arrays import unit_rows
+from capkit._memory import is_out_of_memory
 from capkit._validation import resolve_class_names
 from capkit.backbones import load_backbone
-from capkit.base import ConceptStage
-from capkit.exceptions import (
-    BackboneMismatchError,
-    ImageReadError,
-    OutOfMemoryError,
-    SkippedImagesWarning,
-)
+from capkit.backbones.reloading import reload_backbone
+from capkit.base import ConceptStage, check_images
+from capkit.exceptions import ImageReadError, OutOfMemoryError, SkippedImagesWarning
 from capkit.feature_store import FeatureStore, open_feature_store
 from capkit.images import ImageSource, read_batches
 from capkit.pixels import PIXELS_VERSION
@@ -70,8 +67,8 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         CPU that this process may use, at most 8; -1 means one for each CPU.
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read: an error that names it, or a warning that
-        lists all of them. Those that are skipped have no row in the ConceptSpace, whose ``rows``
-        say which images the others are.
+        lists all of them. Those that are skipped have no row in the ConceptSpace, whose
+        ``sample_indices`` say which images the others are.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
@@ -183,7 +180,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         BackboneError
             If the backbone cannot be loaded.
         """
-        source = _check_images(X, self)
+        source = check_images(X, self)
         names = resolve_class_names(self.class_names, class_names, len(source))
         templates = _check_templates(self.template)
         backbone = load_backbone(self.backbone, device=self.device)
@@ -221,7 +218,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
             If a batch does not fit into memory.
         """
         check_is_fitted(self)
-        source = _check_images(X, self)
+        source = check_images(X, self)
         backbone = self.backbone_
         with open_feature_store(self.cache_dir) as store:
             features, errors = encode_images(
@@ -243,7 +240,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
             class_names=self.class_names_,
             logit_scale=self.logit_scale_,
             images=source,
-            rows=rows,
+            sample_indices=rows,
             prompts=self.prompts_,
             backbone=self.backbone_name_,
             backbone_id=self.backbone_id_,
@@ -257,23 +254,9 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     def backbone_(self) -> Backbone:
         """The model, loaded once per process and not part of the pickled encoder."""
         check_is_fitted(self)
-        backbone = load_backbone(self.backbone_name_, device=self.device)
-        if backbone.identity != self.backbone_id_:
-            raise BackboneMismatchError(
-                f"the encoder was fitted with another version of {self.backbone_name_!r}: "
-                f"expected the fingerprint {self.backbone_id_[:12]}..., found "
-                f"{backbone.identity[:12]}.... Fit it again, or bring the old checkpoint back."
-            )
-        return backbone
-
-
-def _check_images(X: object, owner: object) -> ImageSource:
-    source = ImageSource.from_user(X)
-    if not len(source):
-        raise ValueError(
-            f"Found array with 0 sample(s): {type(owner).__name__} expected at least 1 image."
+        return reload_backbone(
+            self.backbone_name_, self.backbone_id_, device=self.device, owner=type(self).__name__
         )
-    return source
 
 
 def _check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
@@ -426,7 +409,7 @@ def _run_image_tower(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
     try:
         return backbone.encode_images(channels_first).cpu().numpy()
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not re.search("out of memory|alloc", str(error)):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"a batch of {len(pixels)} images of {backbone.image_size} x {backbone.image_size} "
@@ -467,8 +450,7 @@ def _class_features(
     """Mean over the templates of each class's text features, made unit again."""
     texts = [template.format(name) for template in templates for name in names]
     features = encode_texts(backbone, texts, store).reshape(len(templates), len(names), -1)
-    mean = features.mean(axis=0)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit_rows(features.mean(axis=0))
 
 
 def _context(backbone: Backbone, kind: str) -> bytes:

@@ -67,7 +67,7 @@ class ImageReadError(CapkitError, OSError):
     def __str__(self) -> str:
         return (
             f"image {self.index} ({self.name}) could not be read: {self.reason}. "
-            "Mend or remove it, or pass on_error='skip' to leave such images out."
+            "Repair or remove it, or leave such images out by CLIPEncoder(on_error='skip')."
         )
 
 

@@ -193,7 +193,7 @@ class MarginDisplay:
     >>> from capkit.inspection import MarginDisplay
     >>> space = make_concept_space(random_state=0).space
     >>> calibrator = MarginCalibrator().fit(space)
-    >>> display = MarginDisplay.from_estimator(calibrator, class_names=space.class_names)
+    >>> display = MarginDisplay.from_estimator(calibrator)
     >>> display.ax_.get_xlabel()
     'other class'
     """
@@ -218,7 +218,7 @@ class MarginDisplay:
         calibrator : estimator
             Fitted, with a ``margin_matrix_``: a MarginCalibrator or a CAPClassifier.
         class_names : sequence of str or None, default=None
-            None numbers the classes.
+            None means those of the estimator, or numbers where it knows none.
         max_classes : int, default=30
             Draw only the classes with the largest margins, if there are more than this.
         ax : matplotlib Axes or None, default=None
@@ -229,6 +229,8 @@ class MarginDisplay:
         MarginDisplay
         """
         check_is_fitted(calibrator)
+        if class_names is None:
+            class_names = getattr(calibrator, "class_names_", None)
         return cls.from_matrix(
             calibrator.margin_matrix_, class_names=class_names, max_classes=max_classes, ax=ax
         )

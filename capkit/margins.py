@@ -14,6 +14,7 @@ from sklearn.base import _fit_context, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from capkit._arrays import unit_rows
 from capkit._validation import UNLABELED
 from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
 from capkit.exceptions import NoConfidentPredictionWarning
@@ -78,8 +79,7 @@ def class_similarity(
 
 
 def _cosines(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    unit = unit_rows(rows)
     return np.clip(unit @ unit.T, -1.0, 1.0)
 
 
@@ -221,7 +221,6 @@ def margin_cross_entropy(
     logits: torch.Tensor,
     targets: torch.Tensor,
     margin: torch.Tensor,
-    reduction: str = "mean",
 ) -> torch.Tensor:
     """Cross entropy with a margin for every pair of classes (``L_m``, method section 2).
 
@@ -236,40 +235,27 @@ def margin_cross_entropy(
         ``y``, class of each sample.
     margin : tensor of shape (n_classes, n_classes)
         ``M``, see :func:`margin_matrix`; a constant, taken to the logits' device and dtype.
-    reduction : {"mean", "sum", "none"}, default="mean"
 
     Returns
     -------
-    tensor
-        A scalar, or of shape (n_samples,) with ``reduction="none"``. The mean of no samples is
-        NaN, as in torch.
-
-    Raises
-    ------
-    ValueError
-        If `reduction` is another one.
+    tensor of shape (n_samples,)
+        Loss of each sample.
 
     Examples
     --------
     >>> import torch
     >>> from capkit.margins import margin_cross_entropy
     >>> logits, targets = torch.zeros(1, 2), torch.tensor([0])
-    >>> print(f"{margin_cross_entropy(logits, targets, torch.zeros(2, 2)):.4f}")
+    >>> print(f"{margin_cross_entropy(logits, targets, torch.zeros(2, 2)).item():.4f}")
     0.6931
-    >>> print(f"{margin_cross_entropy(logits, targets, torch.full((2, 2), 3.0).log()):.4f}")
+    >>> margin = torch.full((2, 2), 3.0).log()
+    >>> print(f"{margin_cross_entropy(logits, targets, margin).item():.4f}")
     1.3863
     """
     of_target = margin.to(logits)[targets]
     targets = targets.unsqueeze(1)
     shifted = logits + of_target.scatter(1, targets, 0.0)
-    losses = shifted.logsumexp(dim=1) - logits.gather(1, targets).squeeze(1)
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    if reduction == "mean":
-        return losses.mean()
-    raise ValueError(f"expected reduction 'mean', 'sum' or 'none', got {reduction!r}")
+    return shifted.logsumexp(dim=1) - logits.gather(1, targets).squeeze(1)
 
 
 class MarginCalibrator(ConceptStage):
@@ -343,15 +329,13 @@ class MarginCalibrator(ConceptStage):
         self.form = form
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ConceptSpace, y=None, *, seen=None) -> MarginCalibrator:
+    def fit(self, X: ConceptSpace, y=None) -> MarginCalibrator:
         """Fit from the space's own predictions.
 
         Parameters
         ----------
         X : ConceptSpace
         y : ignored
-        seen : sequence of int or None, default=None
-            Indices of the classes whose images are labeled; they get no margin.
 
         Returns
         -------
@@ -365,17 +349,16 @@ class MarginCalibrator(ConceptStage):
             space.text_features,
             probabilities.argmax(axis=1),
             probabilities.max(axis=1),
-            seen,
         )
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_predictions(
+    def fit_from_predictions(
         self,
         image_features: np.ndarray,
         text_features: np.ndarray,
         labels: np.ndarray,
         confidence: np.ndarray,
-        seen: Sequence[int] | None = None,
+        seen: Sequence[int] | np.ndarray = (),
     ) -> MarginCalibrator:
         """Fit from predictions that a model made; training does so after every epoch.
 
@@ -387,7 +370,7 @@ class MarginCalibrator(ConceptStage):
             Predicted class of each image, -1 where it was not predicted.
         confidence : array-like of shape (n_images,)
             Probability of the predicted class.
-        seen : sequence of int or None, default=None
+        seen : sequence of int, default=()
             Indices of the classes whose images are labeled; they get no margin.
 
         Returns
@@ -413,7 +396,7 @@ class MarginCalibrator(ConceptStage):
         self.class_names_ = None
         return self._fit(image_features, text_features, labels, confidence, seen)
 
-    def _fit(self, image_features, text_features, labels, confidence, seen) -> MarginCalibrator:
+    def _fit(self, image_features, text_features, labels, confidence, seen=()):
         n_classes = len(text_features)
         seen = _check_seen(seen, n_classes)
         self.counts_ = class_counts_above(labels, confidence, self.tau, n_classes)
@@ -455,8 +438,8 @@ class MarginCalibrator(ConceptStage):
         return dataclasses.replace(space, margin=MarginResult(self.margin_matrix_, clone(self)))
 
 
-def _check_seen(seen: Sequence[int] | None, n_classes: int) -> np.ndarray:
-    indices = np.unique(np.asarray([] if seen is None else seen, dtype=np.int64))
+def _check_seen(seen: Sequence[int] | np.ndarray, n_classes: int) -> np.ndarray:
+    indices = np.unique(np.asarray(seen, dtype=np.int64))
     if len(indices) and not (indices[0] >= 0 and indices[-1] < n_classes):
         raise ValueError(
             f"expected seen classes between 0 and {n_classes - 1}, got {indices.tolist()}"

@@ -126,14 +126,15 @@ def main_sample_target(
     k: int,
     n_unlabeled: int,
     n_classes: int,
-    growth: float = 0.7,
-    share: float = 0.8,
-    limit: int = 1000,
+    ramp_fraction: float = 0.7,
+    max_share: float = 0.8,
+    max_per_class: int = 1000,
 ) -> int:
     """How many main samples a class may have at an epoch (method section 3).
 
-    ``k + (min(limit, share * n_unlabeled / n_classes) - k) * min(1, epoch / (growth * epochs))``,
-    rounded down, and never less than `k`: where there are few images the formula would shrink.
+    ``k + (largest - k) * min(1, epoch / (ramp_fraction * epochs))`` with ``largest =
+    min(max_per_class, max_share * n_unlabeled / n_classes)``, rounded down, and never less than
+    `k`: where there are few images the formula would shrink.
 
     Parameters
     ----------
@@ -147,12 +148,12 @@ def main_sample_target(
         Number of unlabeled images ``n_u``.
     n_classes : int
         Number of classes ``C`` that the unlabeled images may belong to.
-    growth : float, default=0.7
-        Share of the epochs after which the largest number is reached; the paper uses 0.6 for
-        FGVCAircraft.
-    share : float, default=0.8
-        Largest number, as a share of the mean number of images of a class.
-    limit : int, default=1000
+    ramp_fraction : float, default=0.7
+        Share of the epochs after which the largest number is reached.
+    max_share : float, default=0.8
+        Largest number, as a share of the mean number of images of a class. The official code has
+        0.6 for FGVCAircraft.
+    max_per_class : int, default=1000
         Largest number, whatever the number of images.
 
     Returns
@@ -165,8 +166,8 @@ def main_sample_target(
     >>> [main_sample_target(e, 50, k=16, n_unlabeled=6300, n_classes=45) for e in (0, 5, 35, 50)]
     [16, 29, 112, 112]
     """
-    largest = max(k, min(limit, share * n_unlabeled / n_classes))
-    done = min(1.0, epoch / (growth * epochs))
+    largest = max(k, min(max_per_class, max_share * n_unlabeled / n_classes))
+    done = min(1.0, epoch / (ramp_fraction * epochs))
     return int(k + (largest - k) * done)
 
 

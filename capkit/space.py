@@ -38,8 +38,6 @@ class AlignmentResult:
 
     Attributes
     ----------
-    zero_shot_text_features : ndarray of shape (n_classes, n_features), dtype float32
-        The text features before the alignment.
     shift : ndarray of shape (n_classes, n_features), dtype float32
         For classes that were aligned without a text: aligned minus zero-shot text feature.
         Zero elsewhere. Prompt tuning adds it to what the text tower gives.
@@ -49,7 +47,6 @@ class AlignmentResult:
         The chosen description of each class that was aligned by a text.
     """
 
-    zero_shot_text_features: np.ndarray
     shift: np.ndarray
     aligned: np.ndarray
     descriptions: Mapping[str, str]
@@ -90,7 +87,7 @@ class ConceptSpace:
         ``s``, the factor between cosine similarities and logits.
     images : ImageSource or None, default=None
         Lazy handle on the images behind the rows. Needed to train prompts.
-    rows : array-like of shape (n_images,) or None, default=None
+    sample_indices : array-like of shape (n_images,) or None, default=None
         Position of each row in the input that was encoded; None means ``0 .. n_images - 1``.
         They differ where unreadable images were skipped.
     prompts : sequence of str of length n_classes or None, default=None
@@ -124,7 +121,7 @@ class ConceptSpace:
     class_names: tuple[str, ...]
     logit_scale: float = 100.0
     images: ImageSource | None = None
-    rows: np.ndarray | None = None
+    sample_indices: np.ndarray | None = None
     prompts: tuple[str, ...] | None = None
     backbone: str | None = None
     backbone_id: str | None = None
@@ -140,8 +137,8 @@ class ConceptSpace:
         set_field(self, "logit_scale", float(self.logit_scale))
         if self.prompts is not None:
             set_field(self, "prompts", tuple(self.prompts))
-        if self.rows is not None:
-            set_field(self, "rows", _read_only(self.rows, np.int64))
+        if self.sample_indices is not None:
+            set_field(self, "sample_indices", _read_only(self.sample_indices, np.int64))
         self._check_shapes()
 
     def _check_shapes(self) -> None:
@@ -161,7 +158,7 @@ class ConceptSpace:
             "class_names": n_classes,
             "prompts": n_classes,
             "images": n_images,
-            "rows": n_images,
+            "sample_indices": n_images,
         }
         for field, length in expected.items():
             value = getattr(self, field)
@@ -217,7 +214,9 @@ class ConceptSpace:
             self,
             image_features=self.image_features[positions],
             images=None if self.images is None else self.images.take(positions),
-            rows=positions if self.rows is None else self.rows[positions],
+            sample_indices=(
+                positions if self.sample_indices is None else self.sample_indices[positions]
+            ),
         )
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ is not run when the documentation is built, as it downloads the weights of a mod
 import csv
 from pathlib import Path
 
-from capkit import CAPClassifier
+from capkit import CAPClassifier, CLIPEncoder
 
 images = sorted(Path("my_images").glob("**/*.jpg"))
 names = ["annual crop land", "forest", "highway", "industrial buildings", "pasture", "river"]
@@ -18,19 +18,18 @@ names = ["annual crop land", "forest", "highway", "industrial buildings", "pastu
 # Without a GPU
 # -------------
 # Adapters are trained on features that are computed once and kept in ``cache_dir``: a second
-# run, or one with a few more images, encodes only what is new.
+# run, or one with a few more images, encodes only what is new. How images and names are encoded
+# is the encoder's affair.
 
-model = CAPClassifier(
+encoder = CLIPEncoder(
     backbone="ViT-B-32/openai",
     template="a centered satellite photo of {}",
-    tuning="adapter",
     cache_dir="capkit_cache",
-    random_state=0,
-    verbose=1,
 )
+model = CAPClassifier(encoder=encoder, tuning="adapter", random_state=0, verbose=1)
 model.fit(images, class_names=names)
 
-print("classes whose name did not fit their images:", list(model.mismatched_))
+print("classes whose name did not fit their images:", model.mismatched_names_)
 
 # %%
 # The labels, most doubtful first, to look at:
@@ -50,10 +49,8 @@ with open("labels.csv", "w", newline="") as stream:
 # epoch; if it is stopped, run the same lines again.
 
 model = CAPClassifier(
-    backbone="ViT-B-32/openai",
-    template="a centered satellite photo of {}",
+    encoder=encoder,
     tuning="prompt",
-    cache_dir="capkit_cache",
     checkpoint_dir="capkit_checkpoint",
     random_state=0,
     verbose=1,

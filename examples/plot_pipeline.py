@@ -22,6 +22,7 @@ from capkit import (
     MismatchDetector,
 )
 from capkit.datasets import load_digits
+from capkit.tuning import AdapterTuning
 
 train, test = load_digits(split="train"), load_digits(split="test")
 truth = np.array(test.class_names)[test.target]
@@ -36,7 +37,7 @@ pipeline = Pipeline(
         ("detect", MismatchDetector(random_state=0)),
         ("align", ConceptAligner()),
         ("calibrate", MarginCalibrator()),
-        ("cap", CAPClassifier(backbone="glyph", tuning="adapter", random_state=0)),
+        ("cap", CAPClassifier(tuning=AdapterTuning(epochs=10), random_state=0)),
     ],
     memory=folder.name,
 )
@@ -45,7 +46,7 @@ pipeline
 # %%
 for m in (12, 4):
     start = time.perf_counter()
-    pipeline.set_params(cap__epochs=10, calibrate__m=m).fit(train.images)
+    pipeline.set_params(calibrate__m=m).fit(train.images)
     seconds = time.perf_counter() - start
     accuracy = pipeline.score(test.images, truth)
     print(f"m={m}: accuracy {accuracy:.1%}, {seconds:.1f} s")

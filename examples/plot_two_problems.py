@@ -89,7 +89,7 @@ aligned = aligner.fit(detector.transform(space)).transform(space)
 recall_aligned = recall_score(train.target, aligned.predict(), average=None)
 for row in aligner.aligned_:
     print(f"{names[row]}: recall {recall[row]:.0%} -> {recall_aligned[row]:.0%}")
-    print(f"    {aligner.chosen_[names[row]]}")
+    print(f"    {aligner.descriptions_[names[row]]}")
 
 # %%
 # Without a describer, the centre of the cluster itself stands in for a text:
@@ -120,7 +120,7 @@ for true, taken_for in sorted(pairs.tolist(), key=lambda pair: -confused[tuple(p
 # how often each class is predicted with confidence, and from how alike the classes are:
 
 calibrator = MarginCalibrator().fit(aligned)
-MarginDisplay.from_estimator(calibrator, class_names=names)
+MarginDisplay.from_estimator(calibrator)
 plt.show()
 
 # %%
@@ -128,8 +128,8 @@ plt.show()
 # ---------------------------
 # :class:`~capkit.CAPClassifier` does all of this, and trains on the labels that it gave itself.
 # ``aligner="passthrough"`` and ``m=0`` switch the remedies off. It is one run each, and here the
-# four differ no more than two seeds do: on these easy images training mends by itself what new
-# texts mend before it.
+# four differ no more than two seeds do: on these easy images training corrects by itself what new
+# texts correct before it.
 
 test = load_digits(split="test")
 describer = TableDescriber(train.descriptions)

@@ -63,7 +63,7 @@ after = model.predict(test.images)
 # %%
 # These classes were mismatched, and this is their new text:
 
-for name in model.mismatched_:
+for name in model.mismatched_names_:
     print(f"{name}: {model.descriptions_[name]}")
 
 # %%
@@ -74,6 +74,7 @@ for name in model.mismatched_:
 stages = make_pipeline(
     CLIPEncoder(backbone="glyph", class_names=names),
     ConceptAligner(describer=describer, random_state=0),
+    ZeroShotClassifier(),
 )
 aligned = stages.fit(train.images).predict(test.images)
 
@@ -91,8 +92,8 @@ for title, labels in {"zero-shot": before, "aligned": aligned, "CAP": after}.ite
 
 recalls = [recall_score(truth, labels, labels=names, average=None) for labels in (before, after)]
 order = np.argsort(recalls[0])[::-1]
-mended = np.flatnonzero((before != truth) & (after == truth))
-picked = np.random.default_rng(0).choice(mended, min(15, len(mended)), replace=False)
+corrected = np.flatnonzero((before != truth) & (after == truth))
+picked = np.random.default_rng(0).choice(corrected, min(15, len(corrected)), replace=False)
 
 figure = plt.figure(figsize=(10, 4), layout="constrained")
 left, right = figure.subfigures(1, 2)

@@ -28,11 +28,14 @@ class _Rows:
     def fit(self, X, y=None):
         rows = validate_data(self, X, dtype=np.float64)
         self._names = _class_names(y)
-        super().fit(self._convert(rows), y, **self._fit_arguments())
+        super().fit(self._convert(rows), self._labels(y), **self._fit_arguments())
         self.n_features_in_ = rows.shape[1]  # of the matrix, which is what the checks look at
         return self
 
-    def _read(self, X):
+    def _labels(self, y):
+        return y
+
+    def _as_input(self, X):
         if not self.__sklearn_is_fitted__():
             return X  # for the estimator to refuse
         return self._convert(validate_data(self, X, reset=False, dtype=np.float64))
@@ -74,7 +77,16 @@ def _class_names(y):
         return [str(label) for label in labels]
     labels = labels[np.isfinite(labels)]
     n_classes = max(2, int(labels.max()) + 1) if len(labels) else N_CLASSES
-    return [f"class {index}" for index in range(n_classes)]
+    return [f"class {index:04d}" for index in range(n_classes)]  # in alphabetical order
+
+
+def _with_a_mark(y, n_classes):
+    """`y` in which indices cannot be positions of sorted labels, which capkit would refuse."""
+    labels = None if y is None else np.asarray(y)
+    if labels is None or labels.dtype.kind not in "iu" or len(np.unique(labels)) == n_classes:
+        return y
+    marked = np.r_[-1, labels[1:]]
+    return marked if isinstance(y, np.ndarray) else type(y)(marked)
 
 
 def _unit(rows):
@@ -84,18 +96,23 @@ def _unit(rows):
 
 class _Transforms:
     def transform(self, X):
-        return super().transform(self._read(X))
+        return super().transform(self._as_input(X))
 
 
 class _Classifies:
+    """A classifier that does not learn from labels: one of them may be missing."""
+
+    def _labels(self, y):
+        return _with_a_mark(y, len(self._names))
+
     def predict(self, X):
-        return super().predict(self._read(X))
+        return super().predict(self._as_input(X))
 
     def predict_proba(self, X):
-        return super().predict_proba(self._read(X))
+        return super().predict_proba(self._as_input(X))
 
     def decision_function(self, X):
-        return super().decision_function(self._read(X))
+        return super().decision_function(self._as_input(X))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -111,7 +128,7 @@ class RowMismatchDetector(_Transforms, _RowsAsSpace, MismatchDetector):
     """MismatchDetector of rows."""
 
 
-class RowConceptAligner(_Classifies, _Transforms, _RowsAsSpace, ConceptAligner):
+class RowConceptAligner(_Transforms, _RowsAsSpace, ConceptAligner):
     """ConceptAligner of rows."""
 
 

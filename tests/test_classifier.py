@@ -1,5 +1,8 @@
 """Tests of CAPClassifier: what it trains, in each paradigm, and what it answers."""
 
+import dataclasses
+import inspect
+import logging
 import pickle
 
 import joblib
@@ -9,20 +12,28 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+from torchvision.transforms import RandomResizedCrop
 
 from capkit import (
     CAPClassifier,
     CLIPEncoder,
     ConceptAligner,
+    MainSampleRenewal,
     MarginCalibrator,
     MismatchDetector,
 )
+from capkit._temperature import fit_temperature
 from capkit.datasets import make_concept_space
-from capkit.exceptions import BackboneMismatchError, NoConfidentPredictionWarning
-from capkit.training.fitting import fit_temperature
+from capkit.exceptions import (
+    BackboneMismatchError,
+    NoConfidentPredictionWarning,
+    UnsupportedBackboneError,
+)
+from capkit.tuning import AdapterTuning, PromptTuning
+from capkit.tuning.choosing import candidate_tunings
 
 NAMES = ["cat", "dog", "emu", "fox"]
-QUICK = {"epochs": 3, "steps_per_epoch": 4, "batch_size": 8, "random_state": 0}
+QUICK = {"epochs": 3, "steps_per_epoch": 4, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +52,57 @@ def images():
 
 @pytest.fixture
 def adapter():
-    return CAPClassifier(tuning="adapter", **QUICK)
+    return CAPClassifier(tuning=AdapterTuning(**QUICK), random_state=0)
 
 
 @pytest.fixture
 def prompt(random_backbone):
     return CAPClassifier(
-        backbone=random_backbone, class_names=NAMES, tau=0.2, prompt_depth=2, **QUICK
+        backbone=random_backbone,
+        class_names=NAMES,
+        tau=0.2,
+        tuning=PromptTuning(prompt_depth=2, **QUICK),
+        random_state=0,
+    )
+
+
+@pytest.fixture
+def on_features(random_backbone):
+    """Adapters behind the backbone: images in, features trained on."""
+    return CAPClassifier(
+        backbone=random_backbone,
+        class_names=NAMES,
+        tau=0.2,
+        tuning=AdapterTuning(**QUICK),
+        random_state=0,
     )
 
 
 @pytest.fixture(scope="module")
 def pickled(problem):
-    return pickle.dumps(
-        CAPClassifier(tuning="adapter", **QUICK).fit(problem.space, problem.target)
-    )
+    classifier = CAPClassifier(tuning=AdapterTuning(**QUICK), random_state=0)
+    return pickle.dumps(classifier.fit(problem.space, problem.target))
 
 
 @pytest.fixture
 def fitted(pickled):
     return pickle.loads(pickled)
+
+
+@pytest.fixture
+def short_prompts(monkeypatch):
+    """Prompt tuning whose defaults train for one step."""
+    schedule = PromptTuning.schedule
+    monkeypatch.setattr(
+        PromptTuning,
+        "schedule",
+        lambda self: dataclasses.replace(schedule(self), epochs=1, steps_per_epoch=1),
+    )
+
+
+def choices(caplog):
+    """What was said about "auto"."""
+    return [row.getMessage() for row in caplog.records if row.name == "capkit.tuning.choosing"]
 
 
 def partly_labeled(target, n_labeled=30):
@@ -125,12 +167,18 @@ class TestTraining:
         assert not adapter.margin_matrix_.any()
 
     def test_main_samples_are_renewed_and_grow(self, adapter, problem):
-        adapter.set_params(epochs=5, renew_every=2, top_k=2).fit(problem.space)
+        adapter.set_params(tuning__epochs=5, renewal=MainSampleRenewal(every=2), top_k=2)
+        adapter.fit(problem.space)
         numbers = [row["n_main"] for row in adapter.history_]
         assert numbers[0] == numbers[1] == 12
         assert numbers[2] == numbers[3] > numbers[1]
         assert numbers[4] > numbers[3]
         assert (adapter.main_labels_ >= 0).sum() == numbers[4]
+
+    def test_main_samples_that_are_never_renewed_stay(self, adapter, problem):
+        adapter.set_params(tuning__epochs=7, renewal=MainSampleRenewal(every=None), top_k=2)
+        adapter.fit(problem.space)
+        assert [row["n_main"] for row in adapter.history_] == [12] * 7
 
     def test_history_has_every_epoch_s_numbers(self, adapter, problem):
         adapter.fit(problem.space)
@@ -155,7 +203,7 @@ class TestTraining:
         assert adapter.predict(problem.space[:5]).shape == (5,)
 
     def test_pseudo_labels_are_predictions_above_tau(self, adapter, problem):
-        adapter.set_params(epochs=8).fit(problem.space)
+        adapter.set_params(tuning__epochs=8).fit(problem.space)
         labeled = adapter.pseudo_labels_ >= 0
         assert 0.3 < labeled.mean() < 1
         agreement = adapter.pseudo_labels_[labeled] == problem.target[labeled]
@@ -168,7 +216,7 @@ class TestTraining:
             seen.append((tuple(pixels.shape), pixels.dtype))
             return pixels.flip(-1)
 
-        prompt.set_params(augment=flip).fit(images)
+        prompt.set_params(tuning__augment=flip).fit(images)
         assert set(seen) == {((3, 32, 32), torch.uint8)}
         assert len(seen) == 3 * 4 * 8
 
@@ -179,7 +227,7 @@ class TestTraining:
             seen.append(tuple(feature.shape))
             return feature * 0.9
 
-        adapter.set_params(augment=shrink).fit(problem.space)
+        adapter.set_params(tuning__augment=shrink).fit(problem.space)
         assert set(seen) == {(24,)}
 
 
@@ -230,18 +278,18 @@ class TestStages:
         alone = CAPClassifier(
             backbone=random_backbone,
             class_names=NAMES,
-            tuning="adapter",
             t=2,
             tau=0.3,
             m=5,
-            **QUICK,
+            tuning=AdapterTuning(**QUICK),
+            random_state=0,
         ).fit(images)
         pipeline = make_pipeline(
             CLIPEncoder(random_backbone, class_names=NAMES),
             MismatchDetector(t=2, random_state=0),
             ConceptAligner(random_state=0),
             MarginCalibrator(tau=0.3, m=5),
-            CAPClassifier(tuning="adapter", **QUICK),
+            CAPClassifier(tuning=AdapterTuning(**QUICK), random_state=0),
         ).fit(images)
         assert_same_training(alone, pipeline[-1])
         assert np.array_equal(alone.predict_proba(images), pipeline.predict_proba(images))
@@ -258,9 +306,26 @@ class TestStages:
         detected = MismatchDetector(t=3, random_state=5).fit_transform(problem.space)
         adapter.fit(detected)
         assert adapter.detector_ is None
-        assert adapter.mismatched_ == [
-            problem.space.class_names[index] for index in detected.mismatch.mismatched
-        ]
+        np.testing.assert_array_equal(adapter.mismatched_, detected.mismatch.mismatched)
+
+    def test_names_of_mismatched_classes_agree_with_their_indices(self, adapter):
+        planted = make_concept_space(n_images=400, n_classes=6, n_mismatched=2, random_state=0)
+        names = ["yak", "cat", "emu", "ant", "fox", "dog"]
+        adapter.set_params(t=2).fit(dataclasses.replace(planted.space, class_names=names))
+        assert adapter.mismatched_.dtype == np.int64
+        assert adapter.mismatched_.tolist() == planted.mismatched.tolist()
+        assert adapter.mismatched_names_ == [names[index] for index in planted.mismatched]
+
+    def test_descriptions_are_those_of_the_aligned_classes(self, adapter, random_backbone):
+        planted = make_concept_space(n_images=400, n_classes=6, n_features=32, random_state=0)
+        space = dataclasses.replace(planted.space, backbone=random_backbone)
+        adapter.set_params(t=2, describer=lambda name, n: [f"{name}, {i}" for i in range(n)])
+        adapter.fit(space)
+        assert adapter.mismatched_.tolist() == planted.mismatched.tolist()
+        assert list(adapter.descriptions_) == adapter.mismatched_names_
+        for name, text in adapter.descriptions_.items():
+            assert text in [f"{name}, {i}" for i in range(8)]
+        assert adapter.descriptions_ == adapter.aligner_.descriptions_
 
     def test_given_stages_are_cloned_and_used(self, adapter, problem):
         detector, calibrator = MismatchDetector(t=1), MarginCalibrator(m=0)
@@ -272,32 +337,229 @@ class TestStages:
     def test_passthrough_leaves_the_texts(self, adapter, problem):
         adapter.set_params(aligner="passthrough").fit(problem.space)
         assert adapter.aligner_ is None
-        assert adapter.mismatched_ == []
+        assert adapter.descriptions_ == {}
         np.testing.assert_array_equal(adapter.text_features_, problem.space.text_features)
+
+    def test_passthrough_detects_all_the_same(self, adapter, problem):
+        adapter.set_params(aligner="passthrough", t=2).fit(problem.space)
+        expected = MismatchDetector(t=2, random_state=0).fit(problem.space).mismatched_
+        assert len(expected) == 2
+        np.testing.assert_array_equal(adapter.mismatched_, expected)
+        np.testing.assert_array_equal(adapter.detector_.mismatched_, expected)
 
     @pytest.mark.parametrize(
         ("parameters", "remedy"),
         [
             ({"t": 2, "detector": MismatchDetector()}, "set detector__t"),
-            ({"t": 2, "aligner": ConceptAligner()}, "set aligner__detector__t"),
+            ({"describer": print, "aligner": ConceptAligner()}, "set aligner__describer"),
             ({"tau": 0.5, "calibrator": MarginCalibrator()}, "set calibrator__tau"),
             ({"m": 1.0, "calibrator": MarginCalibrator()}, "set calibrator__m"),
-            ({"n_descriptions": 2, "aligner": ConceptAligner()}, "set aligner__n_descriptions"),
-            ({"t": 2, "aligner": "passthrough"}, "passthrough"),
         ],
     )
     def test_idle_parameters_are_named(self, adapter, problem, parameters, remedy):
         adapter.set_params(**parameters)
-        with pytest.warns(UserWarning, match=f"{next(iter(parameters))}=.*{remedy}"):
+        with pytest.warns(UserWarning, match=f"{next(iter(parameters))}=.*{remedy}") as caught:
+            adapter.fit(problem.space)
+        assert [warning.filename for warning in caught] == [__file__]
+
+    def test_describer_beside_passthrough_is_named(self, adapter, problem):
+        adapter.set_params(aligner="passthrough", describer=print)
+        with pytest.warns(UserWarning, match="describer=.* has no effect"):
             adapter.fit(problem.space)
 
-    def test_parameters_that_earlier_stages_decide_are_named(self, adapter, problem):
+    @pytest.mark.parametrize(
+        ("parameters", "stage"),
+        [
+            ({"t": 2}, "MismatchDetector"),
+            ({"detector": MismatchDetector()}, "MismatchDetector"),
+            ({"describer": print}, "ConceptAligner"),
+            ({"aligner": ConceptAligner()}, "ConceptAligner"),
+            ({"aligner": "passthrough"}, "ConceptAligner"),
+            ({"tau": 0.5}, "MarginCalibrator"),
+            ({"m": 2.0}, "MarginCalibrator"),
+            ({"calibrator": MarginCalibrator(m=3.0)}, "MarginCalibrator"),
+        ],
+    )
+    def test_parameters_that_earlier_stages_decide_are_named(
+        self, adapter, problem, parameters, stage
+    ):
         space = MarginCalibrator().fit_transform(
             ConceptAligner(random_state=0).fit_transform(problem.space)
         )
-        for name, value in (("t", 2), ("tau", 0.5), ("n_descriptions", 2)):
-            with pytest.warns(UserWarning, match=f"{name}=.* before this step decides"):
-                clone(adapter).set_params(**{name: value}).fit(space)
+        (name,) = parameters
+        with pytest.warns(UserWarning, match=f"{name}=.*the {stage} before this step decides"):
+            adapter.set_params(**parameters).fit(space)
+
+    @pytest.mark.filterwarnings("error")
+    def test_parameters_that_have_an_effect_are_not_named(self, adapter, problem):
+        adapter.set_params(t=2, tau=0.5, m=1.0, detector=None).fit(problem.space)
+        adapter.set_params(aligner="passthrough").fit(problem.space)
+
+    def test_encoder_is_used_as_it_is_given(self, on_features, images):
+        encoder = CLIPEncoder(template="a drawing of a {}")
+        on_features.set_params(encoder=encoder, aligner="passthrough").fit(images)
+        expected = CLIPEncoder(
+            on_features.backbone, template="a drawing of a {}", class_names=NAMES
+        ).fit(images)
+        np.testing.assert_array_equal(on_features.text_features_, expected.text_features_)
+        assert encoder.backbone == "auto"
+        assert not hasattr(encoder, "text_features_")
+
+    def test_backbone_and_class_names_may_be_the_encoder_s(self, on_features, images):
+        expected = clone(on_features).fit(images)
+        encoder = CLIPEncoder(on_features.backbone, class_names=NAMES)
+        on_features.set_params(backbone="auto", class_names=None, encoder=encoder).fit(images)
+        assert on_features.class_names_ == tuple(NAMES)
+        assert_same_training(on_features, expected)
+
+    def test_unreadable_images_are_skipped_where_the_encoder_says_so(
+        self, on_features, images, tmp_path
+    ):
+        (tmp_path / "broken.png").write_bytes(b"no image")
+        mixed = [*images[:10], tmp_path / "broken.png", *images[10:]]
+        y = [*(["cat"] * 4), *(["dog"] * 4), None, None, "cat", *([None] * 14)]
+        on_features.set_params(paradigm="ssl", encoder=CLIPEncoder(on_error="skip"))
+        with pytest.warns(UserWarning, match="1 of 25 images could not be read"):
+            on_features.fit(mixed, y)
+        expected = clone(on_features).fit(images, [*y[:10], *y[11:]])
+        assert_same_training(on_features, expected)
+
+
+class TestTuning:
+    """What ``tuning`` stands for, and what "auto" takes."""
+
+    @pytest.mark.parametrize(
+        ("tuning", "expected"), [("prompt", PromptTuning()), ("adapter", AdapterTuning())]
+    )
+    def test_names_stand_for_the_defaults(self, tuning, expected):
+        (found,) = candidate_tunings(tuning)
+        assert type(found) is type(expected)
+        assert found.get_params() == expected.get_params()
+
+    def test_what_it_stood_for_is_kept(self, adapter, problem):
+        given = adapter.tuning
+        adapter.fit(problem.space)
+        assert adapter.tuning_ is not given  # a later set_params must not reach the fitted one
+        assert adapter.tuning_.get_params() == given.get_params()
+
+    def test_auto_takes_prompts_for_a_small_model(
+        self, random_backbone, images, short_prompts, caplog
+    ):
+        caplog.set_level(logging.INFO, "capkit.tuning.choosing")
+        classifier = CAPClassifier(backbone=random_backbone, class_names=NAMES, random_state=0)
+        classifier.fit(images)
+        assert type(classifier.tuning_) is PromptTuning
+        assert classifier.tuning == "auto"
+        assert choices(caplog) == ["tuning='auto': prompts are trained, on cpu"]
+
+    def test_auto_takes_adapters_without_images(self, problem, caplog):
+        caplog.set_level(logging.INFO, "capkit.tuning.choosing")
+        classifier = CAPClassifier(random_state=0).fit(problem.space)
+        assert type(classifier.tuning_) is AdapterTuning
+        (said,) = choices(caplog)
+        assert "adapters are trained, as prompts cannot be: " in said
+        assert "no images" in said
+        named = CAPClassifier(tuning="adapter", random_state=0).fit(problem.space)
+        assert_same_training(classifier, named)
+
+    def test_auto_takes_adapters_for_a_model_that_is_large_on_the_cpu(
+        self, random_backbone, images, monkeypatch, caplog
+    ):
+        caplog.set_level(logging.INFO, "capkit.tuning.choosing")
+        monkeypatch.setattr("capkit.tuning.choosing._SMALL_MODEL", 1_000_000)
+        classifier = CAPClassifier(
+            backbone=random_backbone, class_names=NAMES, device="cpu", random_state=0
+        ).fit(images)
+        assert type(classifier.tuning_) is AdapterTuning
+        (said,) = choices(caplog)
+        # 49408 * 32 numbers of token embeddings, and little else
+        assert "a model of 2 million parameters take hours without a GPU" in said
+
+    def test_auto_takes_adapters_where_prompts_cannot_enter(
+        self, random_backbone, images, monkeypatch, caplog
+    ):
+        def refuse(model):
+            raise UnsupportedBackboneError("a ResNet has no tokens")
+
+        caplog.set_level(logging.INFO, "capkit.tuning.choosing")
+        monkeypatch.setattr("capkit.tuning.choosing.find_visual_tower", refuse)
+        classifier = CAPClassifier(backbone=random_backbone, class_names=NAMES, random_state=0)
+        assert type(classifier.fit(images).tuning_) is AdapterTuning
+        (said,) = choices(caplog)
+        assert said.endswith("as prompts cannot be: a ResNet has no tokens")
+
+    @pytest.mark.parametrize("tuning", ["prompt", "adapter"])
+    def test_a_choice_of_the_user_is_not_commented(
+        self, random_backbone, images, short_prompts, caplog, tuning
+    ):
+        caplog.set_level(logging.INFO, "capkit.tuning.choosing")
+        CAPClassifier(backbone=random_backbone, class_names=NAMES, tuning=tuning).fit(images)
+        assert choices(caplog) == []
+
+    def test_auto_with_an_inference_that_adapters_do_not_have(self, problem):
+        with pytest.raises(ValueError, match="inference='no_adapters' is not for tuning='adapt"):
+            CAPClassifier(inference="no_adapters").fit(problem.space)
+
+
+class TestParameters:
+    def test_there_are_few_enough_to_read(self):
+        assert len(inspect.signature(CAPClassifier).parameters) <= 24
+
+    def test_nested_ones_are_set_by_their_owner_s_name(self):
+        classifier = CAPClassifier(
+            tuning=PromptTuning(), encoder=CLIPEncoder(), renewal=MainSampleRenewal()
+        )
+        classifier.set_params(
+            tuning__epochs=7, encoder__template="{}", renewal__every=None, tau=0.5
+        )
+        assert classifier.tuning.epochs == 7
+        assert classifier.encoder.template == "{}"
+        assert classifier.renewal.every is None
+        assert classifier.get_params()["tuning__epochs"] == 7
+
+    def test_an_owner_that_is_set_in_the_same_call_counts(self):
+        classifier = CAPClassifier().set_params(tuning=AdapterTuning(), tuning__epochs=7)
+        assert classifier.tuning.epochs == 7
+
+    @pytest.mark.parametrize(
+        ("name", "owner"),
+        [
+            ("tuning__epochs", "tuning='auto'"),
+            ("encoder__template", "encoder=None"),
+            ("renewal__every", "renewal=None"),
+            ("detector__t", "detector=None"),
+        ],
+    )
+    def test_nested_ones_of_what_is_no_object_are_refused(self, name, owner):
+        with pytest.raises(ValueError, match=f"{owner} is no object with parameters of its own"):
+            CAPClassifier().set_params(**{name: 1})
+
+    def test_unknown_ones_are_refused(self):
+        with pytest.raises(ValueError, match="Invalid parameter 'epochs' for estimator"):
+            CAPClassifier().set_params(epochs=1)
+        with pytest.raises(ValueError, match="Invalid parameter 'depth' for estimator"):
+            CAPClassifier(tuning=PromptTuning()).set_params(tuning__depth=1)
+
+    def test_torchvision_s_transform_is_a_view_like_any_other(self, prompt, images):
+        view = RandomResizedCrop(32)
+        prompt.set_params(tuning__augment=view)
+        assert prompt.get_params()["tuning__augment"] is view
+        assert prompt.get_params(deep=False)["tuning"] is prompt.tuning
+        assert "RandomResizedCrop(size=(32, 32)" in repr(prompt)
+        copy = clone(prompt)
+        assert copy.tuning.augment is not view
+        assert copy.tuning.augment.size == (32, 32)
+        assert copy.tuning.get_params().keys() == prompt.tuning.get_params().keys()
+        copy.fit(images)
+        assert copy.tuning_.augment.size == (32, 32)
+        assert_same_training(prompt.fit(images), copy)
+        assert "RandomResizedCrop" in repr(prompt)
+
+    def test_seed_repeats_the_fit(self, adapter, problem):
+        adapter.set_params(random_state=np.random.RandomState(3)).fit(problem.space)
+        again = clone(adapter).set_params(random_state=adapter.seed_).fit(problem.space)
+        assert_same_training(adapter, again)
+        assert again.seed_ == adapter.seed_
 
 
 class TestPrediction:
@@ -346,29 +608,31 @@ class TestPrediction:
         assert not np.allclose(other, expected, atol=1e-3)
 
     @pytest.mark.parametrize("make_labels", [lambda i: np.array(NAMES)[i], lambda i: i])
-    def test_predictions_come_in_the_kind_of_y(self, prompt, images, make_labels):
+    def test_predictions_come_in_the_kind_of_y(self, on_features, images, make_labels):
         y = make_labels(np.arange(24) % 4)
-        prompt.set_params(tuning="adapter").fit(images, y)
-        assert prompt.classes_.dtype.kind == y.dtype.kind
-        assert set(prompt.predict(images)) <= set(y)
+        on_features.fit(images, y)
+        assert on_features.classes_.dtype.kind == y.dtype.kind
+        assert set(on_features.predict(images)) <= set(y)
 
-    def test_predictions_are_names_where_there_was_no_y(self, prompt, images):
-        prompt.set_params(tuning="adapter").fit(images)
-        assert set(prompt.predict(images)) <= set(NAMES)
+    def test_predictions_are_names_where_there_was_no_y(self, on_features, images):
+        on_features.fit(images)
+        assert set(on_features.predict(images)) <= set(NAMES)
 
-    def test_columns_are_in_the_order_of_classes(self, prompt, images):
+    def test_columns_are_in_the_order_of_classes(self, on_features, images):
         names = ["fox", "cat", "emu", "dog"]
-        prompt.set_params(tuning="adapter", class_names=names).fit(images)
-        assert prompt.classes_.tolist() == sorted(names)
+        on_features.set_params(class_names=names).fit(images)
+        assert on_features.classes_.tolist() == sorted(names)
         order = [names.index(name) for name in sorted(names)]
-        by_index = clone(prompt).fit(images, np.zeros(24, dtype=int)).predict_proba(images)
-        np.testing.assert_allclose(prompt.predict_proba(images), by_index[:, order], rtol=1e-9)
+        y = np.where(np.arange(24) < 23, 0, -1)  # the mark says that these are no positions
+        by_index = clone(on_features).fit(images, y).predict_proba(images)
+        found = on_features.predict_proba(images)
+        np.testing.assert_allclose(found, by_index[:, order], rtol=1e-9)
 
-    def test_two_classes_have_one_decision(self, prompt, images):
-        prompt.set_params(tuning="adapter", class_names=["dog", "cat"]).fit(images)
-        decision = prompt.decision_function(images)
+    def test_two_classes_have_one_decision(self, on_features, images):
+        on_features.set_params(class_names=["dog", "cat"]).fit(images)
+        decision = on_features.decision_function(images)
         assert decision.shape == (24,)
-        assert ((decision > 0) == (prompt.predict(images) == "dog")).all()
+        assert ((decision > 0) == (on_features.predict(images) == "dog")).all()
 
     def test_temperature_divides_the_logits(self, fitted, problem):
         hot = clone(fitted).set_params(temperature=50.0).fit(problem.space)
@@ -413,6 +677,12 @@ class TestPrediction:
         space = CLIPEncoder(prompt.backbone, class_names=NAMES).fit_transform(images)
         assert np.array_equal(prompt.predict_proba(space), prompt.predict_proba(images))
 
+    def test_no_images_at_all(self, on_features, images):
+        with pytest.raises(
+            ValueError, match=r"0 sample\(s\): CAPClassifier expected at least 1 im"
+        ):
+            on_features.fit(images).predict(images[:0])
+
     def test_before_fit(self, problem):
         for method in ("predict", "predict_proba", "transform", "decision_function"):
             with pytest.raises(NotFittedError):
@@ -423,20 +693,21 @@ class TestPrediction:
         with pytest.raises(ValueError, match="X has 16 features, but CAPClassifier is expecting"):
             fitted.predict(other)
 
-    def test_space_of_another_backbone(self, prompt, images):
-        import dataclasses
-
-        prompt.set_params(tuning="adapter").fit(images)
-        space = CLIPEncoder(prompt.backbone, class_names=NAMES).fit_transform(images)
-        with pytest.raises(BackboneMismatchError, match="Bring the old weights back"):
-            prompt.predict(dataclasses.replace(space, backbone_id="0" * 64))
+    def test_space_of_another_backbone(self, on_features, images):
+        on_features.fit(images)
+        space = CLIPEncoder(on_features.backbone, class_names=NAMES).fit_transform(images)
+        message = "CAPClassifier expected the backbone with the fingerprint .* Bring the old weigh"
+        with pytest.raises(BackboneMismatchError, match=message):
+            on_features.predict(dataclasses.replace(space, backbone_id="0" * 64))
 
     def test_images_where_the_backbone_is_not_known(self, fitted, images):
         with pytest.raises(ValueError, match="names no backbone"):
             fitted.predict(images)
 
     def test_no_images(self, fitted, problem):
-        with pytest.raises(ValueError, match="0 sample"):
+        with pytest.raises(
+            ValueError, match=r"CAPClassifier expected at least 1 image\(s\), got 0"
+        ):
             fitted.predict(problem.space[[]])
 
     def test_copies_do_not_hold_the_backbone(self, prompt, images, tmp_path):

@@ -4,11 +4,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 
-from capkit import CAPClassifier
+from capkit import (
+    CAPClassifier,
+    CLIPEncoder,
+    ConceptAligner,
+    MainSampleRenewal,
+    MarginCalibrator,
+    MismatchDetector,
+)
+from capkit.baselines import ZeroShotClassifier
 from capkit.datasets import make_concept_space
 from capkit.exceptions import BackboneError, ClassNamesError, LabelError, UnsupportedBackboneError
+from capkit.tuning import AdapterTuning, PromptTuning
 
 NAMES = ["cat", "dog", "emu"]
 IMAGES = np.zeros((6, 8, 8, 3), dtype=np.uint8)
@@ -21,9 +31,17 @@ def nothing_is_loaded(monkeypatch):
     def fail(*args, **kwargs):
         pytest.fail("bad input was not found before work began")
 
-    monkeypatch.setattr("capkit.encoder.load_backbone", fail)
-    monkeypatch.setattr("capkit.training.fitting.load_backbone", fail)
-    monkeypatch.setattr("capkit.training.fitting.train", fail)
+    for loader in ("_load_named", "_load_once", "_find_preferred"):
+        monkeypatch.setattr(f"capkit.backbones.registry.{loader}", fail)
+    monkeypatch.setattr("capkit.classifier.train", fail)
+
+
+def changed(estimator):
+    """Parameters that are not their defaults."""
+    default = type(estimator)().get_params()
+    return {
+        name: value for name, value in estimator.get_params().items() if value != default[name]
+    }
 
 
 def fit(y=None, class_names=NAMES, images=IMAGES, **parameters):
@@ -82,6 +100,25 @@ class TestLabels:
         with pytest.raises(LabelError, match=r"classes without any label.*all 3 have one"):
             fit([0, 1, 2, -1, -1, -1], paradigm="trzsl")
 
+    @pytest.mark.parametrize("estimator", [CAPClassifier, ZeroShotClassifier])
+    @pytest.mark.parametrize(
+        ("y", "names"),
+        [
+            ([0, 1, 2, 0, 1, 2], ["emu", "cat", "dog"]),  # not in alphabetical order
+            ([0, 1, 0, 1, 0, 1], ["cat", "dog", "emu"]),  # no emu
+            (np.array([0.0, 1.0, 2.0] * 2), ["emu", "cat", "dog"]),
+        ],
+    )
+    def test_integers_that_may_be_positions_of_sorted_labels(self, estimator, y, names):
+        with pytest.raises(LabelError, match=r"y holds an integer for each image.*Pass names"):
+            estimator(class_names=names).fit(IMAGES, y)
+
+    @pytest.mark.parametrize("paradigm", ["ul", "ssl", "trzsl"])
+    def test_an_index_that_scikit_learn_may_have_made(self, paradigm):
+        message = r"label 3 of image 2 is no class.*number them anew"
+        with pytest.raises(LabelError, match=message):
+            fit([0, 1, 3, 0, 1, 2], paradigm=paradigm)
+
     def test_labels_of_a_space_with_the_wrong_length(self):
         space = make_concept_space(n_images=9, n_classes=3, n_features=16).space
         with pytest.raises(LabelError, match="a label for each of 9 images, got 4"):
@@ -108,8 +145,9 @@ class TestImages:
 
     def test_prompts_need_pixels_and_texts(self):
         space = make_concept_space(n_images=9, n_classes=3, n_features=16).space
-        with pytest.raises(ValueError, match=r"no images and no prompts.*tuning='adapter'"):
-            fit(None, None, space)
+        for tuning in ("prompt", PromptTuning()):
+            with pytest.raises(ValueError, match=r"no images and no prompts.*tuning='adapter'"):
+                fit(None, None, space, tuning=tuning)
 
 
 class TestParameters:
@@ -119,18 +157,15 @@ class TestParameters:
             ("paradigm", "sl"),
             ("tuning", "full"),
             ("inference", "best"),
-            ("epochs", 0),
-            ("batch_size", 0),
-            ("learning_rate", -0.1),
             ("tau", 1.5),
             ("m", -1),
             ("t", -1),
-            ("adapter_dim", 2.5),
-            ("optimizer", "adam"),
+            ("top_k", 0),
             ("temperature", 0.0),
-            ("growth", 0),
             ("random_state", "seed"),
             ("n_devices", 0),
+            ("encoder", "glyph"),
+            ("renewal", 5),
         ],
     )
     def test_values_out_of_range(self, name, value):
@@ -139,31 +174,82 @@ class TestParameters:
         ):
             fit(**{name: value})
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("tuning", AdapterTuning(epochs=0)),
+            ("tuning", AdapterTuning(batch_size=0)),
+            ("tuning", AdapterTuning(learning_rate=-0.1)),
+            ("tuning", AdapterTuning(adapter_dim=2.5)),
+            ("tuning", AdapterTuning(optimizer="adam")),
+            ("tuning", AdapterTuning(augment=-0.5)),
+            ("tuning", PromptTuning(prompt_length=0)),
+            ("tuning", PromptTuning(epochs=None)),
+            ("renewal", MainSampleRenewal(ramp_fraction=0)),
+            ("renewal", MainSampleRenewal(every=0)),
+            ("calibrator", MarginCalibrator(m=-12)),
+            ("detector", MismatchDetector(n_init=-1)),
+            ("aligner", ConceptAligner(n_descriptions=0)),
+            ("encoder", CLIPEncoder(n_jobs=-5)),
+            ("encoder", CLIPEncoder(on_error="ignore")),
+        ],
+        ids=str,
+    )
+    def test_values_of_a_nested_object_out_of_range(self, name, value):
+        ((wrong, _),) = changed(value).items()
+        with pytest.raises(
+            InvalidParameterError,
+            match=f"The '{wrong}' parameter of {type(value).__name__} must be",
+        ):
+            fit(**{name: value})
+
+    def test_values_of_the_encoder_of_a_zero_shot_classifier(self):
+        with pytest.raises(
+            InvalidParameterError, match="The 'batch_size' parameter of CLIPEncoder must be"
+        ):
+            ZeroShotClassifier(class_names=NAMES, encoder=CLIPEncoder(batch_size=0)).fit(IMAGES)
+
+    @pytest.mark.parametrize("estimator", [CAPClassifier, ZeroShotClassifier])
+    @pytest.mark.parametrize(
+        ("name", "own", "given"),
+        [("backbone", "glyph", "ViT-B-32/openai"), ("device", "cpu", "cuda:1")],
+    )
+    def test_an_encoder_that_contradicts(self, estimator, name, own, given):
+        classifier = estimator(
+            class_names=NAMES, encoder=CLIPEncoder(**{name: given}), **{name: own}
+        )
+        message = f"{name}='{own}' and the encoder's {name}='{given}' differ. Name it in one place"
+        with pytest.raises(ValueError, match=message):
+            classifier.fit(IMAGES)
+
     def test_inference_without_adapters_where_only_they_are_trained(self):
         with pytest.raises(
-            ValueError, match=r"inference='prompts'.*'main', 'pseudo' or 'ensemble'"
+            ValueError, match=r"inference='no_adapters'.*'main', 'pseudo', 'ensemble'"
         ):
-            fit(tuning="adapter", inference="prompts")
+            fit(tuning="adapter", inference="no_adapters")
 
     def test_pixel_views_of_features(self):
-        with pytest.raises(ValueError, match="augment='crop_flip' changes pixels"):
-            fit(tuning="adapter", augment="crop_flip")
+        message = "The 'augment' parameter of AdapterTuning must be .* Got 'crop_flip' instead"
+        with pytest.raises(InvalidParameterError, match=message):
+            fit(tuning=AdapterTuning(augment="crop_flip"))
 
     def test_feature_views_of_pixels(self):
-        with pytest.raises(ValueError, match=r"augment=0.5 is for tuning='adapter'"):
-            fit(augment=0.5)
+        message = "The 'augment' parameter of PromptTuning must be .* Got 0.5 instead"
+        with pytest.raises(InvalidParameterError, match=message):
+            fit(tuning=PromptTuning(augment=0.5))
 
     def test_views_without_a_meaning(self):
-        with pytest.raises(ValueError, match="crop_flip"):
-            fit(augment="mirror")
+        with pytest.raises(ValueError, match=r"crop_flip.* Got 'mirror' instead"):
+            fit(tuning=PromptTuning(augment="mirror"))
 
     def test_temperature_from_labels_that_are_not_looked_at(self):
         with pytest.raises(ValueError, match="temperature='labeled' needs labels"):
             fit(temperature="labeled")
 
-    def test_batches_that_cannot_be_shared(self):
+    @pytest.mark.parametrize("tuning", ["auto", "adapter", PromptTuning()])
+    def test_batches_that_cannot_be_shared(self, tuning):
         with pytest.raises(ValueError, match="multiple of n_devices=3, got 32"):
-            fit(n_devices=3)
+            fit(n_devices=3, tuning=tuning)
 
     @pytest.mark.parametrize("name", ["detector", "aligner", "calibrator"])
     def test_a_stage_that_is_none(self, name):
@@ -178,15 +264,14 @@ def test_a_failed_fit_leaves_no_older_one_behind(monkeypatch, random_backbone):
     classifier = CAPClassifier(
         backbone=random_backbone,
         class_names=NAMES,
-        tuning="adapter",
-        epochs=1,
-        steps_per_epoch=1,
+        tuning=AdapterTuning(epochs=1, steps_per_epoch=1),
     ).fit(IMAGES)
-    assert classifier.__sklearn_is_fitted__()
+    assert classifier.predict(IMAGES).shape == (6,)
     classifier.set_params(device="nowhere")
     with pytest.raises((BackboneError, ValueError)):
         classifier.fit(IMAGES)
-    assert not classifier.__sklearn_is_fitted__()
+    with pytest.raises(NotFittedError):
+        classifier.predict(IMAGES)
     assert not hasattr(classifier, "history_")
 
 
@@ -198,9 +283,10 @@ def test_a_tower_without_a_place_for_prompts_is_found_before_encoding(
     def refuse(model):
         raise UnsupportedBackboneError("a ResNet")
 
-    monkeypatch.setattr("capkit.training.fitting.PromptedTowers", refuse)
-    monkeypatch.setattr(
-        "capkit.training.fitting.encode", lambda *args: pytest.fail("images were encoded")
-    )
+    monkeypatch.setattr("capkit.tuning.prompt.find_visual_tower", refuse)
+    for method in ("fit", "transform"):
+        monkeypatch.setattr(
+            CLIPEncoder, method, lambda *args, **kwargs: pytest.fail("something was encoded")
+        )
     with pytest.raises(UnsupportedBackboneError, match="ResNet"):
-        fit(backbone=random_backbone)
+        fit(backbone=random_backbone, tuning="prompt")

@@ -1,5 +1,6 @@
 """Trainings that are killed, interrupted, silent, or spread over processes."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from torchvision.transforms import RandomResizedCrop
 
-from capkit import CAPClassifier
+from capkit import CAPClassifier, CLIPEncoder, MainSampleRenewal
 from capkit.datasets import make_concept_space
 from capkit.exceptions import (
     CheckpointError,
@@ -21,8 +24,9 @@ from capkit.exceptions import (
     TrainingInterrupted,
 )
 from capkit.training.net import CAPNet
+from capkit.tuning import AdapterTuning, PromptTuning
 
-QUICK = {"epochs": 4, "steps_per_epoch": 3, "batch_size": 8, "random_state": 0}
+QUICK = {"epochs": 4, "steps_per_epoch": 3, "batch_size": 8}
 NAMES = ["cat", "dog", "emu"]
 
 
@@ -31,9 +35,20 @@ def space():
     return make_concept_space(n_images=100, n_classes=5, n_features=20, random_state=0).space
 
 
+def quick(**parameters):
+    """Classifier that trains adapters for four epochs."""
+    return CAPClassifier(tuning=AdapterTuning(**QUICK), random_state=0, **parameters)
+
+
 @pytest.fixture
 def adapter(tmp_path):
-    return CAPClassifier(tuning="adapter", checkpoint_dir=tmp_path / "run", **QUICK)
+    return quick(checkpoint_dir=tmp_path / "run")
+
+
+def assert_not_fitted(classifier, X):
+    with pytest.raises(NotFittedError):
+        classifier.predict(X)
+    assert not hasattr(classifier, "history_")
 
 
 def assert_same_fit(first, second):
@@ -42,6 +57,10 @@ def assert_same_fit(first, second):
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
     for name, value in first._weights.items():
         assert np.array_equal(second._weights[name], value), name
+
+
+def add_noise(feature):
+    return feature + 0.1 * torch.randn_like(feature)
 
 
 def stop_after(monkeypatch, n_steps, error):
@@ -65,7 +84,7 @@ class TestResuming:
     def test_ends_where_the_uninterrupted_training_ends(
         self, adapter, space, monkeypatch, n_steps, optimizer
     ):
-        adapter.set_params(optimizer=optimizer, renew_every=2)
+        adapter.set_params(tuning__optimizer=optimizer, renewal=MainSampleRenewal(every=2))
         expected = clone(adapter).set_params(checkpoint_dir=None).fit(space)
         with monkeypatch.context() as patch:
             stop_after(patch, n_steps, RuntimeError("killed"))
@@ -80,7 +99,11 @@ class TestResuming:
     def test_prompts_resume_too(self, random_backbone, monkeypatch, tmp_path):
         images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
         classifier = CAPClassifier(
-            backbone=random_backbone, class_names=NAMES, tau=0.3, prompt_depth=2, **QUICK
+            backbone=random_backbone,
+            class_names=NAMES,
+            tau=0.3,
+            tuning=PromptTuning(prompt_depth=2, **QUICK),
+            random_state=0,
         )
         expected = clone(classifier).fit(images)
         classifier.set_params(checkpoint_dir=tmp_path)
@@ -95,6 +118,54 @@ class TestResuming:
         stop_after(monkeypatch, 0, AssertionError("trained again"))
         assert_same_fit(adapter.fit(space), expected)
 
+    def test_a_function_as_augment_resumes_too(self, adapter, space, monkeypatch):
+        adapter.set_params(tuning__augment=add_noise)
+        expected = clone(adapter).set_params(checkpoint_dir=None).fit(space)
+        with monkeypatch.context() as patch:
+            stop_after(patch, 7, RuntimeError("killed"))
+            with pytest.raises(RuntimeError, match="killed"):
+                adapter.fit(space)
+        with monkeypatch.context() as patch:
+            steps = stop_after(patch, 100, None)
+            assert_same_fit(clone(adapter).fit(space), expected)
+        assert len(steps) == 12 - 6
+        with pytest.raises(CheckpointMismatchError, match=r"augment \('.*add_noise' in the che"):
+            clone(adapter).set_params(tuning__augment=0.5).fit(space)
+
+    def test_a_transform_of_torchvision_as_augment_resumes_too(
+        self, random_backbone, monkeypatch, tmp_path
+    ):
+        images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+        classifier = CAPClassifier(
+            backbone=random_backbone,
+            class_names=NAMES,
+            tau=0.3,
+            tuning=PromptTuning(augment=RandomResizedCrop(32), **QUICK),
+            random_state=0,
+        )
+        expected = clone(classifier).fit(images)
+        classifier.set_params(checkpoint_dir=tmp_path)
+        with monkeypatch.context() as patch:
+            stop_after(patch, 7, RuntimeError("killed"))
+            with pytest.raises(RuntimeError, match="killed"):
+                classifier.fit(images)
+        assert_same_fit(clone(classifier).fit(images), expected)
+        classifier.set_params(tuning__augment=RandomResizedCrop(32, scale=(0.5, 1)))
+        with pytest.raises(CheckpointMismatchError, match="augment"):
+            classifier.fit(images)
+
+    def test_scalars_of_numpy_are_the_same_parameters(self, adapter, space, monkeypatch):
+        expected = clone(adapter).set_params(checkpoint_dir=None, tau=0.75).fit(space)
+        adapter.set_params(
+            tau=np.float64(0.75), tuning__epochs=np.int64(4), random_state=np.int64(0)
+        )
+        with monkeypatch.context() as patch:
+            stop_after(patch, 7, RuntimeError("killed"))
+            with pytest.raises(RuntimeError, match="killed"):
+                adapter.fit(space)
+        adapter.set_params(tau=0.75, tuning__epochs=4, random_state=0)
+        assert_same_fit(adapter.fit(space), expected)
+
     def test_without_a_seed_the_checkpoint_s_is_taken(self, adapter, space, monkeypatch):
         adapter.set_params(random_state=None)
         with monkeypatch.context() as patch:
@@ -102,9 +173,7 @@ class TestResuming:
             with pytest.raises(RuntimeError, match="killed"):
                 adapter.fit(space)
         resumed = clone(adapter).fit(space)
-        expected = clone(adapter).set_params(
-            random_state=resumed.config_.seed, checkpoint_dir=None
-        )
+        expected = clone(adapter).set_params(random_state=resumed.seed_, checkpoint_dir=None)
         assert_same_fit(resumed, expected.fit(space))
 
     def test_the_global_thread_count_and_device_are_not_part_of_it(self, adapter, space):
@@ -116,8 +185,10 @@ class TestResuming:
         [
             ({"tau": 0.5}, r"tau \(0.85 in the checkpoint, 0.5 now\)"),
             ({"m": 3.0}, "m .12.0 in the checkpoint, 3.0 now"),
-            ({"epochs": 5}, "epochs .4 in the checkpoint, 5 now"),
+            ({"tuning__epochs": 5}, "epochs .4 in the checkpoint, 5 now"),
             ({"random_state": 1}, "seed .0 in the checkpoint, 1 now"),
+            ({"top_k": 4}, "top_k .16 in the checkpoint, 4 now"),
+            ({"renewal": MainSampleRenewal(every=2)}, "renewal .*'every': 5"),
         ],
     )
     def test_other_parameters_are_refused(self, adapter, space, change, message):
@@ -125,14 +196,27 @@ class TestResuming:
         with pytest.raises(CheckpointMismatchError, match=message):
             clone(adapter).set_params(**change).fit(space)
 
+    def test_another_tuning_is_refused(self, random_backbone, tmp_path):
+        images = np.random.default_rng(0).integers(0, 255, (20, 32, 32, 3), dtype=np.uint8)
+        classifier = CAPClassifier(
+            backbone=random_backbone,
+            class_names=NAMES,
+            tuning=AdapterTuning(**QUICK),
+            checkpoint_dir=tmp_path,
+            random_state=0,
+        ).fit(images)
+        classifier.set_params(tuning=PromptTuning(**QUICK))
+        with pytest.raises(
+            CheckpointMismatchError, match=r"tuning \('adapter' in the checkpoint, 'prompt' now\)"
+        ):
+            classifier.fit(images)
+
     def test_other_images_are_refused(self, adapter, space):
         adapter.fit(space)
         with pytest.raises(CheckpointMismatchError, match=r"Different: .*images"):
             clone(adapter).fit(space[:90])
 
     def test_other_classes_are_refused(self, adapter, space):
-        import dataclasses
-
         adapter.fit(space)
         names = [name.upper() for name in space.class_names]
         with pytest.raises(CheckpointMismatchError, match="class_names"):
@@ -151,7 +235,7 @@ class TestResuming:
 
     @pytest.mark.slow
     def test_ends_the_same_after_sigkill(self, space, tmp_path):
-        parameters = QUICK | {"tuning": "adapter", "epochs": 300}
+        parameters = QUICK | {"epochs": 300}
         script = tmp_path / "train.py"
         script.write_text(
             textwrap.dedent(
@@ -159,18 +243,22 @@ class TestResuming:
                 import torch
                 from capkit import CAPClassifier
                 from capkit.datasets import make_concept_space
+                from capkit.tuning import AdapterTuning
 
                 torch.set_num_threads({torch.get_num_threads()})
                 space = make_concept_space(
                     n_images=100, n_classes=5, n_features=20, random_state=0
                 ).space
-                folder = {str(tmp_path / "run")!r}
-                CAPClassifier(**{parameters}, checkpoint_dir=folder).fit(space)
+                CAPClassifier(
+                    tuning=AdapterTuning(**{parameters}),
+                    checkpoint_dir={str(tmp_path / "run")!r},
+                    random_state=0,
+                ).fit(space)
                 """
             )
         )
         process = subprocess.Popen([sys.executable, script])
-        checkpoint = tmp_path / "run" / "training.safetensors"
+        checkpoint = tmp_path / "run" / "training.pt"
         try:
             written = set()
             while len(written) < 3 and process.poll() is None:
@@ -181,17 +269,18 @@ class TestResuming:
             process.kill()
             process.wait()
         assert process.returncode == -signal.SIGKILL  # it was still training
-        resumed = CAPClassifier(**parameters, checkpoint_dir=tmp_path / "run").fit(space)
-        assert_same_fit(resumed, CAPClassifier(**parameters).fit(space))
+        expected = CAPClassifier(tuning=AdapterTuning(**parameters), random_state=0)
+        resumed = clone(expected).set_params(checkpoint_dir=tmp_path / "run").fit(space)
+        assert_same_fit(resumed, expected.fit(space))
 
 
 class TestInterrupt:
     def test_is_passed_on_and_leaves_no_fitted_classifier(self, space, monkeypatch):
-        classifier = CAPClassifier(tuning="adapter", **QUICK).fit(space)
+        classifier = quick().fit(space)
         stop_after(monkeypatch, 5, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt, match="interrupted: this CAPClassifier is not"):
             classifier.fit(space)
-        assert not classifier.__sklearn_is_fitted__()
+        assert_not_fitted(classifier, space)
 
     def test_says_how_to_go_on(self, adapter, space, monkeypatch):
         stop_after(monkeypatch, 5, KeyboardInterrupt())
@@ -205,27 +294,33 @@ class TestInterrupt:
         def interrupt(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("capkit.training.fitting.encode", interrupt)
+        monkeypatch.setattr(CLIPEncoder, "transform", interrupt)
         classifier = CAPClassifier(backbone=random_backbone, class_names=NAMES)
         with pytest.raises(TrainingInterrupted):
             classifier.fit(np.zeros((4, 8, 8, 3), dtype=np.uint8))
 
 
+def diverging():
+    return quick().set_params(
+        tuning__optimizer="sgd", tuning__learning_rate=1e30, tuning__weight_decay=1.0
+    )
+
+
 def test_a_diverging_training_says_so(space):
-    classifier = CAPClassifier(tuning="adapter", **QUICK, optimizer="sgd", learning_rate=1e30)
+    classifier = diverging()
     with pytest.raises(TrainingDivergedError, match="Lower learning_rate"):
-        classifier.set_params(weight_decay=1.0).fit(space)
-    assert not classifier.__sklearn_is_fitted__()
+        classifier.fit(space)
+    assert_not_fitted(classifier, space)
 
 
 class TestOutput:
     def test_silent_by_default(self, space, capfd):
-        CAPClassifier(tuning="adapter", **QUICK).fit(space)
+        quick().fit(space)
         captured = capfd.readouterr()
         assert captured.out == captured.err == ""
 
     def test_verbose_shows_a_bar_with_the_time_left(self, space, capfd):
-        CAPClassifier(tuning="adapter", verbose=1, **QUICK).fit(space)
+        quick(verbose=1).fit(space)
         captured = capfd.readouterr()
         assert captured.out == ""
         assert "training: 100%" in captured.err
@@ -235,7 +330,7 @@ class TestOutput:
     def test_the_bar_is_closed_after_an_error(self, space, capfd, monkeypatch):
         stop_after(monkeypatch, 5, RuntimeError("stopped"))
         with pytest.raises(RuntimeError, match="stopped"):
-            CAPClassifier(tuning="adapter", verbose=1, **QUICK).fit(space)
+            quick(verbose=1).fit(space)
         assert capfd.readouterr().err.endswith("\n")
 
 
@@ -245,7 +340,7 @@ class TestTwoProcesses:
 
     def test_have_the_losses_of_one_with_the_joined_batch(self, space):
         y = np.where(np.arange(100) < 20, np.arange(100) % 5, -1)
-        one = CAPClassifier("ssl", tuning="adapter", tau=0.9, **QUICK)
+        one = quick(paradigm="ssl", tau=0.9)
         two = clone(one).set_params(n_devices=2).fit(space, y)
         one.fit(space, y)
         kept = [row["kept"] for row in one.history_]
@@ -257,14 +352,12 @@ class TestTwoProcesses:
             np.testing.assert_allclose(two._weights[name], value, atol=1e-4)
 
     def test_errors_come_through(self, space):
-        classifier = CAPClassifier(tuning="adapter", **QUICK, learning_rate=1e30)
-        classifier.set_params(n_devices=2, optimizer="sgd", weight_decay=1.0)
         with pytest.raises(TrainingDivergedError, match="Lower learning_rate"):
-            classifier.fit(space)
+            diverging().set_params(n_devices=2).fit(space)
 
 
 def test_nothing_reads_the_environment(space, monkeypatch):
-    expected = CAPClassifier(tuning="adapter", **QUICK).fit(space)
+    expected = quick().fit(space)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "ACCELERATE_USE_CPU"):
         monkeypatch.setitem(os.environ, name, "1")
     assert_same_fit(clone(expected).fit(space), expected)

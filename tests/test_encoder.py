@@ -107,7 +107,7 @@ def test_space_holds_what_the_backbone_gives(encoder, images, random_backbone):
     assert space.prompts == tuple(texts) and space.class_names == tuple(NAMES)
     assert space.logit_scale == pytest.approx(backbone.logit_scale)
     assert (space.backbone, space.backbone_id) == (backbone.name, backbone.identity)
-    assert space.rows is None
+    assert space.sample_indices is None
     assert_array_equal(np.asarray(space.images[3]), images[3])
 
 
@@ -349,7 +349,7 @@ def test_skipped_images_are_listed_and_have_no_row(encoder, images, tmp_path):
     message = str(caught[0].message)
     assert message.startswith("3 of 7 images")
     assert all(f"image {number} ({paths[number]}): " in message for number in (1, 4, 5))
-    assert_array_equal(space.rows, [0, 2, 3, 6])
+    assert_array_equal(space.sample_indices, [0, 2, 3, 6])
     assert_allclose(space.image_features, expected[[0, 2, 3, 6]], atol=1e-5)
     assert_array_equal(np.asarray(space.images[1]), images[2])
 
@@ -371,7 +371,7 @@ def test_repeated_unreadable_image_is_skipped_each_time(encoder, images, tmp_pat
     encoder.set_params(on_error="skip").fit(paths)
     with pytest.warns(SkippedImagesWarning) as caught:
         space = encoder.transform([paths[4], paths[0], paths[4]])
-    assert_array_equal(space.rows, [1])
+    assert_array_equal(space.sample_indices, [1])
     assert "image 0 (" in str(caught[0].message) and "image 2 (" in str(caught[0].message)
 
 
@@ -403,7 +403,10 @@ def test_changed_checkpoint_is_refused_by_a_fitted_encoder(images, tmp_path, ran
     encoder = CLIPEncoder(path, class_names=NAMES).fit(images)
     weights["ln_final.bias"] += 1
     torch.save(weights, path)
-    with pytest.raises(BackboneMismatchError, match="another version of"):
+    expected = (
+        rf"CLIPEncoder expected .* fingerprint {encoder.backbone_id_[:12]}\.\.\., got .*\.pt' "
+    )
+    with pytest.raises(BackboneMismatchError, match=expected):
         encoder.transform(images)
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from capkit import MarginCalibrator, MismatchDetector
+from capkit import CAPClassifier, MarginCalibrator, MismatchDetector
 from capkit.inspection import MarginDisplay, MismatchDisplay
+from capkit.tuning import AdapterTuning
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -55,13 +56,51 @@ def test_mismatch_display_draws_into_given_axes(detector):
 
 def test_margin_display_shows_the_matrix_without_its_diagonal(planted_space):
     calibrator = MarginCalibrator().fit(planted_space)
-    display = MarginDisplay.from_estimator(calibrator, class_names=planted_space.class_names)
+    display = MarginDisplay.from_estimator(calibrator)
     shown = display.image_.get_array().filled(np.nan)
     off_diagonal = ~np.eye(20, dtype=bool)
     np.testing.assert_array_equal(shown[off_diagonal], calibrator.margin_matrix_[off_diagonal])
     assert np.isnan(np.diagonal(shown)).all()
-    ticks = [label.get_text() for label in display.ax_.get_yticklabels()]
-    assert ticks == list(planted_space.class_names)
+
+
+def tick_labels(display):
+    return [
+        [label.get_text() for label in labels]
+        for labels in (display.ax_.get_xticklabels(), display.ax_.get_yticklabels())
+    ]
+
+
+def test_margin_display_takes_the_names_of_the_estimator(planted_space):
+    calibrator = MarginCalibrator().fit(planted_space)
+    names = list(planted_space.class_names)
+    assert tick_labels(MarginDisplay.from_estimator(calibrator)) == [names, names]
+
+
+def test_margin_display_takes_given_names_before_those_of_the_estimator(planted_space):
+    calibrator = MarginCalibrator().fit(planted_space)
+    names = [f"no. {index}" for index in range(20)]
+    display = MarginDisplay.from_estimator(calibrator, class_names=names)
+    assert tick_labels(display) == [names, names]
+
+
+def test_margin_display_numbers_the_classes_of_an_estimator_without_names():
+    calibrator = MarginCalibrator().fit_from_predictions(np.eye(2), np.eye(2), [0, 1], [0.9, 0.9])
+    assert calibrator.class_names_ is None
+    assert tick_labels(MarginDisplay.from_estimator(calibrator)) == [["0", "1"], ["0", "1"]]
+
+
+def test_margin_display_of_a_classifier_has_its_names(planted_space):
+    classifier = CAPClassifier(
+        tuning=AdapterTuning(epochs=2, steps_per_epoch=2), random_state=0
+    ).fit(planted_space)
+    display = MarginDisplay.from_estimator(classifier)
+    names = list(planted_space.class_names)
+    assert tick_labels(display) == [names, names]
+    off_diagonal = ~np.eye(20, dtype=bool)
+    np.testing.assert_array_equal(
+        display.image_.get_array().filled(np.nan)[off_diagonal],
+        classifier.margin_matrix_[off_diagonal],
+    )
 
 
 def test_margin_display_of_many_classes_shows_those_with_the_largest_margins():

@@ -111,12 +111,8 @@ def test_loss_equals_the_formula_term_by_term():
         -math.log(math.exp(0.1) / (math.exp(0.1) + math.exp(0.3 + 1.0) + math.exp(0.2 + 4.0))),
     ]
     targets = torch.tensor([0, 2])
-    losses = margin_cross_entropy(logits, targets, margin, reduction="none")
+    losses = margin_cross_entropy(logits, targets, margin)
     np.testing.assert_allclose(losses.numpy(), by_hand, rtol=1e-12)
-    assert margin_cross_entropy(logits, targets, margin).item() == pytest.approx(np.mean(by_hand))
-    assert margin_cross_entropy(logits, targets, margin, "sum").item() == pytest.approx(
-        np.sum(by_hand)
-    )
 
 
 def test_loss_without_margin_is_cross_entropy():
@@ -125,11 +121,17 @@ def test_loss_without_margin_is_cross_entropy():
     targets = torch.randint(5, (16,), generator=generator)
     # A diagonal margin is none: the class's own logit stays as it is.
     for margin in (torch.zeros(5, 5), 7 * torch.eye(5)):
-        for reduction in ("mean", "sum", "none"):
-            torch.testing.assert_close(
-                margin_cross_entropy(logits, targets, margin, reduction),
-                functional.cross_entropy(logits, targets, reduction=reduction),
-            )
+        torch.testing.assert_close(
+            margin_cross_entropy(logits, targets, margin),
+            functional.cross_entropy(logits, targets, reduction="none"),
+        )
+
+
+def test_loss_of_no_samples_has_no_entries():
+    losses = margin_cross_entropy(
+        torch.empty(0, 3), torch.empty(0, dtype=torch.int64), torch.ones(3, 3)
+    )
+    assert losses.shape == (0,)
 
 
 def test_loss_has_the_right_gradient():
@@ -137,9 +139,7 @@ def test_loss_has_the_right_gradient():
     logits = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     margin = torch.rand(3, 3, generator=generator, dtype=torch.float64)
     targets = torch.tensor([0, 2, 1, 2])
-    assert torch.autograd.gradcheck(
-        lambda z: margin_cross_entropy(z, targets, margin, reduction="none"), logits
-    )
+    assert torch.autograd.gradcheck(lambda z: margin_cross_entropy(z, targets, margin), logits)
 
 
 def test_loss_stays_finite_for_huge_logits():
@@ -163,13 +163,6 @@ def test_loss_takes_a_margin_of_another_dtype():
     assert loss.dtype == torch.bfloat16
 
 
-def test_loss_refuses_another_reduction():
-    with pytest.raises(ValueError, match="expected reduction 'mean', 'sum' or 'none', got 'max'"):
-        margin_cross_entropy(
-            torch.zeros(1, 2), torch.tensor([0]), torch.zeros(2, 2), reduction="max"
-        )
-
-
 # -- the estimator
 
 
@@ -178,7 +171,7 @@ def test_calibrator_puts_the_pieces_together(form):
     images = np.repeat(IMAGES[[0, 2]], [4, 3], axis=0)
     labels = np.array([0, 0, 0, 0, 1, 1, 2])
     confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
-    calibrator = MarginCalibrator(m=8.0, form=form).fit_predictions(
+    calibrator = MarginCalibrator(m=8.0, form=form).fit_from_predictions(
         images, TEXTS, labels, confidence
     )
     assert calibrator.counts_.tolist() == COUNTS.tolist()
@@ -193,10 +186,10 @@ def test_calibrator_puts_the_pieces_together(form):
     assert calibrator.margin_matrix_.dtype == np.float32
 
 
-def test_fit_is_fit_predictions_on_the_space_s_own_predictions(planted_space):
+def test_fit_is_fit_from_predictions_on_the_space_s_own(planted_space):
     probabilities = planted_space.predict_proba()
     by_space = MarginCalibrator().fit(planted_space)
-    by_predictions = MarginCalibrator().fit_predictions(
+    by_predictions = MarginCalibrator().fit_from_predictions(
         planted_space.image_features,
         planted_space.text_features,
         probabilities.argmax(axis=1),
@@ -209,7 +202,14 @@ def test_fit_is_fit_predictions_on_the_space_s_own_predictions(planted_space):
 @pytest.mark.parametrize("form", ["paper", "official"])
 def test_seen_classes_get_no_margin(planted_space, form):
     seen = [0, 3, 5]
-    calibrator = MarginCalibrator(form=form).fit(planted_space, seen=seen)
+    probabilities = planted_space.predict_proba()
+    calibrator = MarginCalibrator(form=form).fit_from_predictions(
+        planted_space.image_features,
+        planted_space.text_features,
+        probabilities.argmax(axis=1),
+        probabilities.max(axis=1),
+        seen=seen,
+    )
     assert not calibrator.margin_matrix_[seen].any()
     assert np.delete(calibrator.margin_matrix_, seen, axis=0).any()
 
@@ -223,7 +223,7 @@ def test_no_confident_prediction_gives_zeros_and_a_warning(planted_space):
 def test_all_classes_seen_gives_zeros_silently():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        calibrator = MarginCalibrator().fit_predictions(
+        calibrator = MarginCalibrator().fit_from_predictions(
             IMAGES, TEXTS, LABELS, np.ones(4), seen=[0, 1, 2]
         )
     assert not calibrator.margin_matrix_.any()
@@ -249,7 +249,7 @@ def test_transform_refuses_another_number_of_classes(planted_space):
     other = ConceptSpace(np.eye(2), np.eye(2), ["a", "b"])
     with pytest.raises(ValueError, match=r"fitted on the 20 classes .*, got 2: "):
         MarginCalibrator().fit(planted_space).transform(other)
-    without_names = MarginCalibrator().fit_predictions(IMAGES, TEXTS, LABELS, np.ones(4))
+    without_names = MarginCalibrator().fit_from_predictions(IMAGES, TEXTS, LABELS, np.ones(4))
     with pytest.raises(ValueError, match="fitted on 3 classes, got a ConceptSpace of 2"):
         without_names.transform(other)
 
@@ -267,14 +267,14 @@ def test_transform_refuses_the_same_classes_in_another_order(planted_space):
         ((IMAGES, TEXTS, LABELS + 2, np.ones(4)), "expected labels from -1 to 2, got 1 to 3"),
     ],
 )
-def test_fit_predictions_refuses_what_does_not_fit(arguments, message):
+def test_fit_from_predictions_refuses_what_does_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        MarginCalibrator().fit_predictions(*arguments)
+        MarginCalibrator().fit_from_predictions(*arguments)
 
 
 def test_unknown_seen_class_is_refused():
     with pytest.raises(ValueError, match=r"seen classes between 0 and 2, got \[3\]"):
-        MarginCalibrator().fit_predictions(IMAGES, TEXTS, LABELS, np.ones(4), seen=[3])
+        MarginCalibrator().fit_from_predictions(IMAGES, TEXTS, LABELS, np.ones(4), seen=[3])
 
 
 @pytest.mark.parametrize(

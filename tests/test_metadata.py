@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import Pipeline
 
 from capkit import CAPClassifier, CLIPEncoder, MarginCalibrator
 from capkit.baselines import ZeroShotClassifier
+from capkit.datasets import load_digits
 from capkit.exceptions import ClassNamesError, LabelError
 from capkit.model_selection import LabeledKFold
+from capkit.tuning import AdapterTuning
 
 NAMES = ["ring", "bar", "cross", "dot"]  # not in alphabetical order
-SHORT = {"tuning": "adapter", "epochs": 1, "steps_per_epoch": 2, "random_state": 0}
+SHORT = {"tuning": AdapterTuning(epochs=1, steps_per_epoch=2), "random_state": 0}
 INDICES = [0, 1, 2, 3, 0, 1, 2, 3] + [-1] * 8
 
 
@@ -92,8 +95,8 @@ AS_LONG_AS_THE_IMAGES = [f"class {index}" for index in range(16)]
 @pytest.mark.parametrize("nested", [False, True])
 def test_class_names_that_were_cut_are_refused(container, nested, images, random_backbone):
     search = GridSearchCV(
-        ZeroShotClassifier(backbone=random_backbone),
-        {"template": ["{}"]},
+        ZeroShotClassifier(backbone=random_backbone, encoder=CLIPEncoder()),
+        {"encoder__template": ["{}"]},
         cv=KFold(2),
         error_score="raise",
     )
@@ -107,9 +110,12 @@ def test_class_names_that_were_cut_are_refused(container, nested, images, random
 
 
 def test_class_names_of_the_constructor_are_never_cut(images, random_backbone):
-    classifier = ZeroShotClassifier(backbone=random_backbone, class_names=AS_LONG_AS_THE_IMAGES)
-    search = GridSearchCV(classifier, {"template": ["{}"]}, cv=KFold(2, shuffle=True))
-    search.fit(images, list(range(16)))
+    classifier = ZeroShotClassifier(
+        backbone=random_backbone, class_names=AS_LONG_AS_THE_IMAGES, encoder=CLIPEncoder()
+    )
+    cv = KFold(2, shuffle=True, random_state=0)
+    search = GridSearchCV(classifier, {"encoder__template": ["{}"]}, cv=cv, error_score="raise")
+    search.fit(images, AS_LONG_AS_THE_IMAGES)
     assert search.best_estimator_.class_names_ == tuple(AS_LONG_AS_THE_IMAGES)
 
 
@@ -207,8 +213,99 @@ def test_cross_val_predict_keeps_the_columns_of_names_without_y(images, random_b
     assert classifier.classes_.tolist() == sorted(NAMES)
 
 
-def test_cross_val_predict_keeps_the_columns_of_indices(images, random_backbone):
-    classifier = ZeroShotClassifier(backbone=random_backbone, class_names=NAMES)
+@pytest.mark.parametrize("names", [NAMES, sorted(NAMES)])
+def test_cross_val_predict_keeps_the_columns_of_indices(names, images, random_backbone):
+    classifier = ZeroShotClassifier(backbone=random_backbone, class_names=names)
     y = [0, 1, 2, 3] * 4
+    if names == NAMES:  # these integers could be positions of sorted names
+        with pytest.raises(LabelError, match="y holds an integer for each image"):
+            cross_val_predict(classifier, images, y, cv=2, method="predict_proba")
+        return
     predicted = cross_val_predict(classifier, images, y, cv=2, method="predict_proba")
     np.testing.assert_allclose(predicted, classifier.fit(images, y).predict_proba(images), 1e-5)
+
+
+def test_indices_with_a_mark_are_no_positions(images, random_backbone):
+    classifier = ZeroShotClassifier(backbone=random_backbone, class_names=NAMES)
+    by_name = classifier.fit(images).predict(images)
+    classifier.fit(images, [0, 1, 2, 3] * 3 + [0, 1, 2, -1])
+    np.testing.assert_array_equal(np.array(NAMES)[classifier.predict(images)], by_name)
+
+
+# -- names of images that the embedded model knows: the right answer comes out, or an error
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """200 images, the names of their classes, and all names in alphabetical order."""
+    digits = load_digits(split="train")
+    return (
+        digits.images[:200],
+        np.array(digits.class_names)[digits.target[:200]],
+        sorted(digits.class_names),
+    )
+
+
+@pytest.fixture(params=["zero-shot", "ul"])
+def unsupervised(request):
+    if request.param == "zero-shot":
+        return ZeroShotClassifier(backbone="glyph")
+    return CAPClassifier("ul", backbone="glyph", **SHORT)
+
+
+def by_probabilities(classifier, images, y):
+    found = cross_val_predict(classifier, images, y, cv=2, method="predict_proba")
+    return np.unique(y)[found.argmax(axis=1)]
+
+
+def by_decisions(classifier, images, y):
+    found = cross_val_predict(classifier, images, y, cv=2, method="decision_function")
+    return np.unique(y)[found.argmax(axis=1)]
+
+
+def calibrated(classifier, images, y):
+    return CalibratedClassifierCV(classifier, ensemble=False, cv=2).fit(images, y).predict(images)
+
+
+def voted(classifier, images, y):
+    return VotingClassifier([("one", classifier)], voting="soft").fit(images, y).predict(images)
+
+
+RENUMBERING = [by_probabilities, by_decisions, calibrated, voted]
+
+
+@pytest.mark.parametrize("ask", RENUMBERING)
+def test_renumbered_names_in_alphabetical_order_give_the_right_answer(ask, unsupervised, digits):
+    images, y, names = digits
+    alone = (unsupervised.set_params(class_names=names).fit(images, y).predict(images) == y).mean()
+    assert alone > 0.7  # of ten classes
+    found = (ask(unsupervised, images, y) == y).mean()
+    assert found > 0.7
+    if isinstance(unsupervised, ZeroShotClassifier) and ask is not calibrated:
+        assert found == alone  # nothing is learned, so that the folds do not matter
+
+
+@pytest.mark.parametrize("ask", RENUMBERING)
+def test_renumbered_names_in_another_order_are_refused(ask, unsupervised, digits):
+    images, y, names = digits
+    unsupervised.set_params(class_names=[*names[1:], names[0]])
+    with pytest.raises(LabelError, match="class_names in alphabetical order; or leave y out"):
+        ask(unsupervised, images, y)
+
+
+def test_names_that_are_passed_on_as_they_are_may_have_any_order(unsupervised, digits):
+    images, y, names = digits
+    unsupervised.set_params(class_names=[*names[1:], names[0]])
+    found = cross_val_predict(unsupervised, images, y, cv=2)
+    assert (found == y).mean() > 0.7
+    ensemble = CalibratedClassifierCV(unsupervised, ensemble=True, cv=2).fit(images, y)
+    assert (ensemble.predict(images) == y).mean() > 0.7
+    assert ensemble.classes_.tolist() == names
+
+
+def test_scores_of_indices_do_not_depend_on_the_order_of_names(unsupervised, digits):
+    images, y, names = digits
+    names = [*names[1:], names[0]]
+    fitted = unsupervised.set_params(class_names=names).fit(images)
+    indices = [names.index(name) for name in y]
+    assert fitted.score(images, indices) == fitted.score(images, y) > 0.7

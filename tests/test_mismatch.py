@@ -178,6 +178,19 @@ def test_attributes_tell_the_story(recluster):
         assert mean @ center / np.linalg.norm(mean) > 0.98
 
 
+@BOTH_FORMS
+def test_match_confidence_is_a_softmax_over_the_clusters(recluster):
+    # Clusters at the three unit vectors; the first text is matched with the first one.
+    images = np.repeat(np.eye(3), 4, axis=0)
+    texts = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.0, 0.28, 0.96]]
+    space = ConceptSpace(images, texts, ["ring", "bar", "cross"], logit_scale=5.0)
+    detector = MismatchDetector(t=2, recluster=recluster, random_state=0).fit(space)
+    assert detector.match_order_.tolist() == [0] and detector.unmatched_.tolist() == [1, 2]
+    # Logits 5, 0, 0 in the first round. Of the clusters that are left: 3, 4 and 1.4, 4.8.
+    expected = [1 / (1 + 2 * np.exp(-5)), 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-3.4))]
+    np.testing.assert_allclose(detector.match_confidence_, expected, rtol=1e-5)
+
+
 def test_warm_and_scratch_put_the_clusters_in_the_same_places():
     space = make_concept_space(1000, 40, random_state=5).space
     warm, scratch = (

@@ -1,20 +1,32 @@
 """Tests of saving and loading a fitted CAPClassifier."""
 
+import dataclasses
 import json
 import pickle
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
-from capkit import CAPClassifier, ConceptAligner, MarginCalibrator, MismatchDetector
+from capkit import (
+    CAPClassifier,
+    CLIPEncoder,
+    ConceptAligner,
+    MainSampleRenewal,
+    MarginCalibrator,
+    MismatchDetector,
+)
 from capkit.datasets import make_concept_space
 from capkit.exceptions import BackboneMismatchError
+from capkit.tuning import AdapterTuning, PromptTuning
 
-QUICK = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 8, "random_state": 0}
+QUICK = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 8}
 NAMES = ["emu", "cat", "dog"]
 
 
@@ -28,9 +40,34 @@ def images():
     return np.random.default_rng(0).integers(0, 255, (16, 32, 32, 3), dtype=np.uint8)
 
 
+def quick(**parameters):
+    """Classifier that trains adapters for two epochs."""
+    return CAPClassifier(tuning=AdapterTuning(**QUICK), random_state=0, **parameters)
+
+
+def describe(name, n):
+    return [f"{name} number {index}" for index in range(n)]
+
+
 @pytest.fixture
 def fitted(problem):
-    return CAPClassifier(tuning="adapter", **QUICK).fit(problem.space)
+    return quick().fit(problem.space)
+
+
+def read(path):
+    """Header and arrays of a file."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["capkit"])
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def parameters_of(estimator):
+    """All parameters, with those of estimators in the estimators' place."""
+    return {
+        name: value
+        for name, value in estimator.get_params(deep=True).items()
+        if not isinstance(value, BaseEstimator)
+    }
 
 
 @pytest.fixture
@@ -38,7 +75,11 @@ def path(tmp_path):
     return tmp_path / "classifier.safetensors"
 
 
-@pytest.mark.parametrize("tuning", ["prompt", "adapter"])
+@pytest.mark.parametrize(
+    "tuning",
+    [PromptTuning(prompt_depth=2, **QUICK), AdapterTuning(**QUICK)],
+    ids=lambda tuning: tuning.name,
+)
 @pytest.mark.parametrize("inference", [None, "main", "ensemble"])
 def test_predictions_are_identical(random_backbone, images, path, tuning, inference):
     y = np.array([*NAMES, *[None] * 13], dtype=object)
@@ -48,16 +89,65 @@ def test_predictions_are_identical(random_backbone, images, path, tuning, infere
         class_names=NAMES,
         tuning=tuning,
         inference=inference,
-        prompt_depth=2,
         temperature=2.5,
-        **QUICK,
+        random_state=0,
     ).fit(images, y)
     classifier.save(path)
     loaded = CAPClassifier.load(path)
     assert np.array_equal(loaded.predict_proba(images), classifier.predict_proba(images))
     assert np.array_equal(loaded.predict(images), classifier.predict(images))
     assert np.array_equal(loaded.transform(images), classifier.transform(images))
-    assert loaded.get_params() == classifier.get_params()
+    assert parameters_of(loaded) == parameters_of(classifier)
+    assert type(loaded.tuning) is type(loaded.tuning_) is type(tuning)
+
+
+@pytest.mark.parametrize("tuning", ["auto", "adapter"])
+def test_what_a_name_stood_for_comes_back(problem, path, tuning):
+    CAPClassifier(tuning=tuning, random_state=0).fit(problem.space).save(path)
+    loaded = CAPClassifier.load(path)
+    assert loaded.tuning == tuning
+    assert type(loaded.tuning_) is AdapterTuning
+    assert loaded.tuning_.get_params() == AdapterTuning().get_params()
+
+
+def test_seed_comes_back_and_repeats_the_fit(problem, path):
+    classifier = quick().set_params(random_state=None).fit(problem.space)
+    classifier.save(path)
+    loaded = CAPClassifier.load(path)
+    assert loaded.random_state is None
+    assert loaded.seed_ == classifier.seed_
+    loaded.set_params(random_state=loaded.seed_).fit(problem.space)
+    assert loaded.history_ == classifier.history_
+
+
+def test_scalars_of_numpy_are_saved(problem, path):
+    classifier = quick(tau=np.float64(0.75), m=np.float32(3.0), t=np.int64(2))
+    classifier.set_params(tuning__epochs=np.int64(3), random_state=np.int64(0), top_k=np.int32(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier.fit(problem.space).save(path)
+    loaded = CAPClassifier.load(path)
+    assert parameters_of(loaded) == parameters_of(classifier)
+    assert (type(loaded.tau), type(loaded.tuning.epochs)) == (float, int)
+    expected = classifier.predict_proba(problem.space)
+    assert np.array_equal(loaded.predict_proba(problem.space), expected)
+
+
+def test_paths_and_arrays_are_saved_as_what_they_say(random_backbone, images, path):
+    names = np.array(NAMES)
+    classifier = quick(backbone=Path(random_backbone), class_names=names).fit(images)
+    classifier.save(path)
+    loaded = CAPClassifier.load(path)
+    assert (loaded.backbone, loaded.class_names) == (random_backbone, NAMES)
+    assert np.array_equal(loaded.predict_proba(images), classifier.predict_proba(images))
+
+
+def test_mismatched_classes_and_their_names_come_back(path):
+    planted = make_concept_space(n_images=400, n_classes=6, n_mismatched=2, random_state=0)
+    quick(t=2).fit(planted.space).save(path)
+    loaded = CAPClassifier.load(path)
+    assert loaded.mismatched_.tolist() == planted.mismatched.tolist()
+    assert loaded.mismatched_names_ == [f"class {index}" for index in planted.mismatched]
 
 
 def test_fitted_attributes_come_back(fitted, path):
@@ -69,68 +159,95 @@ def test_fitted_attributes_come_back(fitted, path):
     for name in names:
         found, expected = getattr(loaded, name), getattr(fitted, name)
         assert type(found) is type(expected), name
+        if name == "tuning_":
+            found, expected = found.get_params(), expected.get_params()
         assert np.array_equal(found, expected), name
+    assert {"tuning_", "seed_", "mismatched_"} <= names
     assert all(getattr(loaded, name) is None for name in stages)
 
 
 def test_given_stages_are_parameters_again(problem, path):
-    classifier = CAPClassifier(
-        tuning="adapter",
-        detector=MismatchDetector(t=2),
-        aligner=ConceptAligner(detector=MismatchDetector(t=3), top_k=4),
-        calibrator=MarginCalibrator(m=3.0),
-        **QUICK,
-    ).fit(problem.space)
+    stages = {
+        "detector": MismatchDetector(t=2),
+        "aligner": ConceptAligner(n_descriptions=4),
+        "calibrator": MarginCalibrator(m=3.0),
+        "encoder": CLIPEncoder(template=["a {}", "the {}"]),
+        "renewal": MainSampleRenewal(every=None),
+    }
+    classifier = quick(**stages).fit(problem.space)
     classifier.save(path)
     loaded = CAPClassifier.load(path)
-    assert str(loaded.get_params()) == str(classifier.get_params())
+    assert parameters_of(loaded) == parameters_of(classifier)
+    for name, stage in stages.items():
+        assert type(getattr(loaded, name)) is type(stage)
 
 
 def test_what_cannot_be_saved_is_named(problem, path):
-    classifier = CAPClassifier(tuning="adapter", augment=torch.nn.Identity(), **QUICK)
-    classifier.fit(problem.space).set_params(describer=lambda name, n: [name] * n)
-    with pytest.warns(UserWarning, match="their defaults in what is loaded: augment, describer"):
+    classifier = quick().set_params(tuning__augment=torch.nn.Identity())
+    classifier.fit(problem.space).set_params(describer=describe)
+    message = "their defaults in what is loaded: describer, tuning__augment. Predictions do not"
+    with pytest.warns(UserWarning, match=message) as caught:
         classifier.save(path)
+    assert [warning.filename for warning in caught] == [__file__]
     loaded = CAPClassifier.load(path)
-    assert loaded.describer is loaded.augment is None
+    assert loaded.describer is None
+    assert loaded.tuning.augment == loaded.tuning_.augment == AdapterTuning().augment
+    assert loaded.tuning.epochs == QUICK["epochs"]
     expected = classifier.predict_proba(problem.space)
     assert np.array_equal(loaded.predict_proba(problem.space), expected)
 
 
+def test_a_function_inside_a_stage_is_named(problem, path):
+    classifier = quick(aligner=ConceptAligner(n_descriptions=4)).fit(problem.space)
+    classifier.set_params(aligner__describer=describe)
+    with pytest.warns(UserWarning, match="what is loaded: aligner__describer. Predictions do not"):
+        classifier.save(path)
+    loaded = CAPClassifier.load(path)
+    assert (loaded.aligner.describer, loaded.aligner.n_descriptions) == (None, 4)
+
+
+def test_descriptions_come_back(random_backbone, path):
+    planted = make_concept_space(n_images=400, n_classes=6, n_features=32, random_state=0)
+    space = dataclasses.replace(planted.space, backbone=random_backbone)
+    classifier = quick(describer=describe, t=2).fit(space)
+    names = [f"class {index}" for index in planted.mismatched]
+    assert list(classifier.descriptions_) == names
+    with pytest.warns(UserWarning, match="what is loaded: describer"):
+        classifier.save(path)
+    assert CAPClassifier.load(path).descriptions_ == classifier.descriptions_
+
+
 def test_file_holds_no_backbone_and_no_pickle(random_backbone, images, path):
     classifier = CAPClassifier(
-        backbone=random_backbone, class_names=NAMES, prompt_depth=2, **QUICK
+        backbone=random_backbone,
+        class_names=NAMES,
+        tuning=PromptTuning(prompt_depth=2, **QUICK),
+        random_state=0,
     ).fit(images)
     classifier.save(path)
     assert path.stat().st_size < 300_000  # the backbone has 6 MB
-    with safe_open(path, framework="numpy") as file:
-        header = json.loads(file.metadata()["capkit"])
-    assert header["backbone_id_"] == classifier.backbone_id_
+    header, _ = read(path)
+    assert header["values"]["backbone_id_"] == classifier.backbone_id_
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(path.read_bytes())
 
 
 def test_a_loaded_classifier_refuses_another_backbone(random_backbone, images, path):
-    classifier = CAPClassifier(
-        backbone=random_backbone, class_names=NAMES, tuning="adapter", **QUICK
-    ).fit(images)
-    classifier.save(path)
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header = json.loads(metadata["capkit"]) | {"backbone_id_": "0" * 64}
+    quick(backbone=random_backbone, class_names=NAMES).fit(images).save(path)
+    header, arrays = read(path)
+    header["values"]["backbone_id_"] = "0" * 64
     save_file(arrays, path, metadata={"capkit": json.dumps(header)})
     with pytest.raises(BackboneMismatchError, match="fingerprint 000000000000"):
         CAPClassifier.load(path).predict(images)
 
 
-def test_a_file_cannot_choose_what_is_built(fitted, path):
+@pytest.mark.parametrize(
+    ("part", "name"), [("parameters", "detector"), ("parameters", "tuning"), ("values", "tuning_")]
+)
+def test_a_file_cannot_choose_what_is_built(fitted, path, part, name):
     fitted.save(path)
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header = json.loads(metadata["capkit"])
-    header["parameters"]["detector"] = {"estimator": "os.system", "parameters": {"command": ""}}
+    header, arrays = read(path)
+    header[part][name] = {"estimator": "os.system", "parameters": {"command": ""}}
     save_file(arrays, path, metadata={"capkit": json.dumps(header)})
     with pytest.raises(ValueError, match=r"os\.system"):
         CAPClassifier.load(path)
@@ -145,13 +262,12 @@ def test_other_files_are_refused(path, content):
         CAPClassifier.load(path)
 
 
-def test_a_newer_format_is_refused(fitted, path):
+@pytest.mark.parametrize("found", [99, 1])
+def test_another_format_is_refused(fitted, path, found):
     fitted.save(path)
-    with safe_open(path, framework="numpy") as file:
-        header = json.loads(file.metadata()["capkit"]) | {"format": 99}
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(arrays, path, metadata={"capkit": json.dumps(header)})
-    with pytest.raises(ValueError, match="format 99, expected at most 1"):
+    header, arrays = read(path)
+    save_file(arrays, path, metadata={"capkit": json.dumps(header | {"format": found})})
+    with pytest.raises(ValueError, match=f"format {found}, expected 2"):
         CAPClassifier.load(path)
 
 

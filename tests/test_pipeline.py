@@ -16,7 +16,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict, train_test_split
+from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import estimator_html_repr, get_tags, resample
 
@@ -29,10 +29,13 @@ from capkit import (
     MismatchDetector,
 )
 from capkit.baselines import ZeroShotClassifier
+from capkit.exceptions import LabelError
 from capkit.feature_store import _process_store
+from capkit.tuning import AdapterTuning
+from capkit.tuning.choosing import TUNINGS
 
 NAMES = ["ring", "bar", "cross", "dot"]
-SHORT = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4, "random_state": 0}
+SHORT = {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4}
 LABELS = np.array([0, 1, 2, 3] * 3 + [-1] * 8)
 TRUTH = np.arange(20) % 4
 
@@ -47,6 +50,11 @@ def encoder(random_backbone):
     return CLIPEncoder(random_backbone, class_names=NAMES)
 
 
+def make_cap(tuning="prompt", **parameters):
+    """Classifier with a short training."""
+    return CAPClassifier(tuning=TUNINGS[tuning](**SHORT), random_state=0, **parameters)
+
+
 def all_stages(backbone, **parameters):
     """Pipeline whose stages have t, tau and m of their own."""
     return Pipeline(
@@ -55,7 +63,7 @@ def all_stages(backbone, **parameters):
             ("detect", MismatchDetector(t=2, random_state=0)),
             ("align", ConceptAligner()),
             ("calibrate", MarginCalibrator(tau=0.25, m=5)),
-            ("cap", CAPClassifier(**SHORT, **parameters)),
+            ("cap", make_cap(**parameters)),
         ]
     )
 
@@ -68,21 +76,27 @@ def all_stages(backbone, **parameters):
 def test_pipeline_and_classifier_alone_agree(paradigm, tuning, images, random_backbone):
     settings = {"paradigm": paradigm, "tuning": tuning}
     pipeline = all_stages(random_backbone, **settings).fit(images, LABELS)
-    alone = CAPClassifier(
-        backbone=random_backbone, class_names=NAMES, t=2, tau=0.25, m=5, **SHORT, **settings
+    alone = make_cap(
+        backbone=random_backbone, class_names=NAMES, t=2, tau=0.25, m=5, **settings
     ).fit(images, LABELS)
     np.testing.assert_array_equal(pipeline.predict_proba(images), alone.predict_proba(images))
     np.testing.assert_array_equal(pipeline.transform(images), alone.transform(images))
     last = pipeline[-1]
-    assert last.mismatched_ == alone.mismatched_
+    assert last.mismatched_names_ == alone.mismatched_names_
     assert last.history_ == alone.history_
-    for name in ("margin_matrix_", "pseudo_labels_", "main_labels_", "text_features_"):
+    for name in (
+        "mismatched_",
+        "margin_matrix_",
+        "pseudo_labels_",
+        "main_labels_",
+        "text_features_",
+    ):
         np.testing.assert_array_equal(getattr(last, name), getattr(alone, name))
 
 
 def test_any_part_of_the_stages_may_stand_before_the_classifier(images, random_backbone):
-    settings = {"tuning": "adapter", "tau": 0.25, **SHORT}
-    alone = CAPClassifier(backbone=random_backbone, class_names=NAMES, **settings).fit(images)
+    settings = {"tuning": "adapter", "tau": 0.25}
+    alone = make_cap(backbone=random_backbone, class_names=NAMES, **settings).fit(images)
     expected = alone.predict_proba(images)
     stages = [
         CLIPEncoder(random_backbone, class_names=NAMES),
@@ -90,7 +104,7 @@ def test_any_part_of_the_stages_may_stand_before_the_classifier(images, random_b
         ConceptAligner(),
     ]
     for n_stages in (1, 2, 3):
-        pipeline = make_pipeline(*stages[:n_stages], CAPClassifier(**settings)).fit(images)
+        pipeline = make_pipeline(*stages[:n_stages], make_cap(**settings)).fit(images)
         np.testing.assert_array_equal(pipeline.predict_proba(images), expected)
 
 
@@ -98,23 +112,35 @@ def test_any_part_of_the_stages_may_stand_before_the_classifier(images, random_b
 
 
 def test_nested_parameters_reach_the_stage(images, random_backbone):
-    classifier = CAPClassifier(
+    classifier = make_cap(
         backbone=random_backbone,
         class_names=NAMES,
-        aligner=ConceptAligner(detector=MismatchDetector()),
+        encoder=CLIPEncoder(),
+        detector=MismatchDetector(),
         tuning="adapter",
-        **SHORT,
     )
-    classifier.set_params(aligner__detector__t=2, aligner__detector__recluster="scratch")
-    detector = classifier.fit(images).aligner_.detector_
-    assert detector.t_ == 2
-    assert detector.recluster == "scratch"
+    classifier.set_params(
+        encoder__template="a drawing of a {}",
+        detector__t=2,
+        detector__recluster="scratch",
+        tuning__epochs=1,
+    )
+    classifier.fit(images)
+    assert classifier.detector_.t_ == 2
+    assert classifier.detector_.recluster == "scratch"
+    assert len(classifier.history_) == 1
+    encoder = CLIPEncoder(random_backbone, class_names=NAMES, template="a drawing of a {}")
+    detected = MismatchDetector(t=2, recluster="scratch", random_state=0)
+    space = make_pipeline(encoder, detected, ConceptAligner()).fit_transform(images)
+    # Adapters leave the classes' features as they are.
+    np.testing.assert_array_equal(classifier.text_features_, space.text_features)
 
 
 def test_nested_parameters_of_a_pipeline(random_backbone):
     pipeline = all_stages(random_backbone)
-    pipeline.set_params(align__detector=MismatchDetector(), align__detector__t=3, cap__m=4)
-    assert pipeline["align"].detector.t == 3
+    pipeline.set_params(detect__t=3, cap__tuning=AdapterTuning(), cap__tuning__epochs=3, cap__m=4)
+    assert pipeline["detect"].t == 3
+    assert pipeline["cap"].tuning.epochs == 3
     assert pipeline.get_params()["cap__m"] == 4
     with pytest.raises(ValueError, match="Invalid parameter 'tt' for estimator MismatchDetector"):
         pipeline.set_params(detect__tt=3)
@@ -222,14 +248,29 @@ def test_scikit_learn_cuts_a_space_by_rows(encoder, images):
     space = encoder.fit_transform(images)
     train, test, y_train, _ = train_test_split(space, TRUTH, test_size=0.25, random_state=0)
     assert isinstance(train, ConceptSpace) and isinstance(test, ConceptSpace)
-    assert sorted([*train.rows, *test.rows]) == list(range(20))
-    np.testing.assert_array_equal(y_train, TRUTH[train.rows])
-    np.testing.assert_array_equal(train.image_features, space.image_features[train.rows])
-    assert np.array_equal(np.asarray(train.images[0]), images[train.rows[0]])
+    assert sorted([*train.sample_indices, *test.sample_indices]) == list(range(20))
+    np.testing.assert_array_equal(y_train, TRUTH[train.sample_indices])
+    np.testing.assert_array_equal(train.image_features, space.image_features[train.sample_indices])
+    assert np.array_equal(np.asarray(train.images[0]), images[train.sample_indices[0]])
     drawn = resample(space, n_samples=30, random_state=0)
     assert drawn.shape == (30, 32)
-    predicted = cross_val_predict(CAPClassifier(tuning="adapter", **SHORT), space, TRUTH, cv=2)
-    assert set(predicted) <= {0, 1, 2, 3}
+    truth = np.array(NAMES)[TRUTH]
+    predicted = cross_val_predict(make_cap("adapter"), space, truth, cv=2)
+    assert set(predicted) <= set(NAMES)
+
+
+def test_positions_in_place_of_labels_are_refused_or_are_the_labels(images, random_backbone):
+    # Names: scikit-learn passes their positions in sorted order as integers.
+    truth = np.array(NAMES)[TRUTH]
+    classifier = make_cap("adapter", backbone=random_backbone, class_names=NAMES)
+    with pytest.raises(LabelError, match=r"Pass names, .* class_names in alphabetical order"):
+        cross_val_predict(classifier, images, truth, cv=2, method="predict_proba")
+    classifier.set_params(class_names=sorted(NAMES))
+    found = cross_val_predict(classifier, images, truth, cv=2, method="predict_proba")
+    for train, test in StratifiedKFold(2).split(images, truth):
+        fitted = clone(classifier).fit(images[train], truth[train])
+        assert fitted.classes_.tolist() == sorted(NAMES)
+        np.testing.assert_allclose(found[test], fitted.predict_proba(images[test]), rtol=1e-4)
 
 
 # -- output containers and names of columns
@@ -298,9 +339,7 @@ def classifier(request, random_backbone):
         return ZeroShotClassifier(backbone=random_backbone, class_names=NAMES)
     if request.param == "pipeline":
         return all_stages(random_backbone, tuning="adapter")
-    return CAPClassifier(
-        backbone=random_backbone, class_names=NAMES, tuning=request.param, **SHORT
-    )
+    return make_cap(request.param, backbone=random_backbone, class_names=NAMES)
 
 
 def by_joblib(estimator):

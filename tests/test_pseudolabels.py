@@ -118,9 +118,15 @@ def test_target_is_at_most_a_thousand():
     assert main_sample_target(50, 50, 16, 100_000, 10) == 1000
 
 
-def test_target_with_faster_growth():
-    # FGVCAircraft: 0.6 * 50 = 30 epochs.
-    assert main_sample_target(15, 50, 6, 1060, 10, growth=0.6) == 45  # 6 + (84.8 - 6) / 2
+def test_target_with_a_shorter_ramp():
+    # Reached after 0.6 * 50 = 30 epochs.
+    assert main_sample_target(15, 50, 6, 1060, 10, ramp_fraction=0.6) == 45  # 6 + (84.8 - 6) / 2
+
+
+def test_target_with_a_smaller_share_and_with_a_smaller_limit():
+    # 106 images a class, and 0.6 * 106 = 63.6.
+    assert main_sample_target(50, 50, 6, 1060, 10, max_share=0.6) == 63
+    assert main_sample_target(50, 50, 6, 1060, 10, max_per_class=40) == 40
 
 
 def test_target_never_shrinks_where_images_are_few():

@@ -15,10 +15,14 @@ from capkit import CAPClassifier, CLIPEncoder, ConceptAligner, MismatchDetector
 from capkit._seeding import seeded
 from capkit.backbones import load_backbone
 from capkit.datasets import make_concept_space
-from capkit.training.feature_views import make_feature_view
-from capkit.training.module import DualAdapterModule, FeatureEncoder, PromptedEncoder
+from capkit.images import TrainingPixels
+from capkit.renewal import MainSampleRenewal
+from capkit.training.module import DualAdapterModule
 from capkit.training.streams import epoch_positions
-from capkit.training.views import make_strong_view
+from capkit.tuning import AdapterTuning, PromptTuning
+from capkit.tuning.adapter import FeatureEncoder, FeatureView
+from capkit.tuning.prompt import PromptedEncoder
+from capkit.tuning.views import make_strong_view
 
 NAMES = ["owl", "red fox", "emu", "cat", "dog", "bee"]
 C, M, K, SEED = len(NAMES), 6.0, 3, 0
@@ -60,7 +64,9 @@ class Reference:
         return self.p[f"encoder.prompts.text.{layer}"]
 
     def visual_prompt(self, layer):
-        weight, bias = (self.p[f"encoder.prompts.to_visual.{layer}.{k}"] for k in ("weight", "bias"))
+        weight, bias = (
+            self.p[f"encoder.prompts.to_visual.{layer}.{k}"] for k in ("weight", "bias")
+        )
         return self.text_prompt(layer) @ weight.T + bias
 
     def texts(self):
@@ -155,7 +161,9 @@ class Reference:
         def cos(a, b):
             return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
 
-        v = [self.Z[label == c].mean(axis=0) if (label == c).any() else self.W[c] for c in range(C)]
+        v = [
+            self.Z[label == c].mean(axis=0) if (label == c).any() else self.W[c] for c in range(C)
+        ]
         sigma = [np.sum((label == c) & (confidence > self.tau)) for c in range(C)]
         most = max(sigma[c] for c in self.allowed)
         delta = [0.0 if c in self.seen or not most else 1 - sigma[c] / most for c in range(C)]
@@ -199,7 +207,7 @@ class Reference:
                 labeled, sample, u = (b if b is None else b[step] for b in batches)
                 key = np.random.SeedSequence([SEED, epoch, step, 3])
                 with seeded(int(key.generate_state(1, np.uint64)[0] >> 1)):
-                    strong = self.view(self.inputs[u])
+                    strong = self.view(u)
                 texts, bound = self.texts(), torch.tensor(margin, dtype=torch.float32)
                 with torch.no_grad():
                     weak = self.branch(self.inputs[u], texts, "main_adapter")
@@ -255,7 +263,7 @@ class Reference:
     def probabilities(self, inputs, inference):
         """With prompts; of the adapters those that `inference` says."""
         texts, images = self.texts(), self.images(inputs)
-        if inference == "prompts":
+        if inference == "no_adapters":
             return (self.s * images @ texts.T).softmax(dim=1).numpy()
         adapters = ["main", "pseudo"] if inference == "ensemble" else [inference]
         each = [self.branch(inputs, texts, f"{a}_adapter").softmax(dim=1) for a in adapters]
@@ -289,7 +297,7 @@ def describe(class_name, n):
 
 
 def make_problem(tuning, backbone_path, pictures, describer):
-    """Space as aligned, what trains, the truth, and the backbone for prompts."""
+    """Space as it is and as aligned, the truth, and the backbone for prompts."""
     if tuning == "adapter":
         problem = make_concept_space(
             n_images=90, n_classes=C, n_features=20, logit_scale=10.0, random_state=1
@@ -302,9 +310,10 @@ def make_problem(tuning, backbone_path, pictures, describer):
     detected = MismatchDetector(t=4, random_state=SEED).fit_transform(space)
     aligned = ConceptAligner(describer=describer).fit_transform(detected)
     assert len(aligned.alignment.aligned)
-    return aligned, target, backbone
+    return space, aligned, target, backbone
 
 
+@pytest.mark.filterwarnings("ignore:these parameters cannot be saved.*describer")
 @pytest.mark.parametrize("paradigm", ["ul", "ssl", "trzsl"])
 @pytest.mark.parametrize(
     ("tuning", "describer"), [("adapter", None), ("prompt", None), ("prompt", describe)]
@@ -312,16 +321,17 @@ def make_problem(tuning, backbone_path, pictures, describer):
 def test_training_is_the_method_line_by_line(
     tuning, describer, paradigm, random_backbone, pictures, tmp_path
 ):
-    space, target, backbone = make_problem(tuning, random_backbone, pictures, describer)
+    space, aligned, target, backbone = make_problem(tuning, random_backbone, pictures, describer)
     labels = draw_labels(target, paradigm)
     if tuning == "adapter":
-        inputs, view = torch.tensor(space.image_features), make_feature_view(0.5)
+        inputs = torch.tensor(space.image_features)
+        view = FeatureView(inputs, 0.5)
     else:
         inputs = torch.from_numpy(pictures[0]).permute(0, 3, 1, 2)
-        view = make_strong_view("affine")
-    reference = Reference(space, inputs, labels, paradigm, backbone, view).train()
+        view = make_strong_view("affine", TrainingPixels(pictures[0], pictures[0], np.ones(90)))
+    reference = Reference(aligned, inputs, labels, paradigm, backbone, view).train()
 
-    classifier = make_classifier(tuning, paradigm).fit(space, labels)
+    classifier = make_classifier(tuning, paradigm, describer).fit(space, labels)
 
     for row, expected in zip(classifier.history_, reference.history, strict=True):
         for name, value in expected.items():
@@ -349,31 +359,37 @@ def test_training_is_the_method_line_by_line(
     loaded = CAPClassifier.load(tmp_path / "model")
     names = np.array(space.class_names)
     order = np.argsort(names) if paradigm == "ul" else np.arange(C)  # columns of classes_
-    for inference in ("main", "pseudo", "ensemble", *["prompts"] * (tuning == "prompt")):
+    for inference in ("main", "pseudo", "ensemble", *["no_adapters"] * (tuning == "prompt")):
         expected = reference.probabilities(inputs, inference)[:, order]
         for each in (classifier, loaded):
             found = each.set_params(inference=inference).predict_proba(space)
             np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def make_classifier(tuning, paradigm):
-    prompts = {"prompt_depth": DEPTH, "prompt_length": LENGTH, "augment": "affine"}
+def make_classifier(tuning, paradigm, describer):
+    training = {
+        "epochs": EPOCHS,
+        "steps_per_epoch": STEPS,
+        "batch_size": BATCH,
+        "optimizer": "sgd",
+        "learning_rate": LR,
+        "momentum": MOMENTUM,
+        "weight_decay": DECAY,
+        "adapter_dim": DIM,
+        "adapter_weight": WEIGHT,
+    }
+    if tuning == "prompt":
+        what = PromptTuning(prompt_depth=DEPTH, prompt_length=LENGTH, augment="affine", **training)
+    else:
+        what = AdapterTuning(augment=0.5, **training)
     return CAPClassifier(
         paradigm,
-        tuning=tuning,
+        t=4,
+        describer=describer,
+        tuning=what,
         tau=TAU[tuning],
         m=M,
         top_k=K,
-        epochs=EPOCHS,
-        steps_per_epoch=STEPS,
-        batch_size=BATCH,
-        renew_every=RENEW_EVERY,
-        optimizer="sgd",
-        learning_rate=LR,
-        momentum=MOMENTUM,
-        weight_decay=DECAY,
-        adapter_dim=DIM,
-        adapter_weight=WEIGHT,
+        renewal=MainSampleRenewal(every=RENEW_EVERY),
         random_state=SEED,
-        **(prompts if tuning == "prompt" else {"augment": 0.5}),
     )

@@ -27,9 +27,10 @@ from capkit import (
 from capkit.datasets import load_digits
 from capkit.metrics import get_scorer
 from capkit.model_selection import LabeledKFold
+from capkit.tuning import AdapterTuning, PromptTuning
 
 NAMES = ["ring", "bar", "cross", "dot"]
-SHORT = {"tuning": "adapter", "epochs": 1, "steps_per_epoch": 2, "random_state": 0}
+SHORT = {"tuning": AdapterTuning(epochs=1, steps_per_epoch=2), "random_state": 0}
 N_IMAGES = 24
 LABELS = np.array([*range(4), *range(4), *range(4)] + [-1] * 12)
 
@@ -94,8 +95,8 @@ def test_a_search_encodes_each_image_once(kind, candidate, images, encoded_image
     estimator, grid = candidate
     search_class, settings = SEARCHES[kind]
     if kind == "halving":
-        steps = "cap__steps_per_epoch" if "detect__t" in grid else "steps_per_epoch"
-        settings = {**settings, "resource": steps}
+        prefix = "cap__" if "detect__t" in grid else ""
+        settings = {**settings, "resource": f"{prefix}tuning__steps_per_epoch"}
     search = search_class(estimator, grid, cv=LabeledKFold(2), error_score="raise", **settings)
     search.fit(images, LABELS)
     assert set(search.best_params_) >= set(grid)
@@ -136,6 +137,38 @@ def test_candidates_differ_by_what_is_searched(images, random_backbone):
     assert best.detector_.t_ == search.best_params_["t"]
 
 
+def test_nested_parameters_are_searched(images, random_backbone):
+    classifier = CAPClassifier(
+        "ssl", backbone=random_backbone, class_names=NAMES, encoder=CLIPEncoder(), **SHORT
+    )
+    grid = {
+        "tuning__adapter_weight": [0.1, 0.9],
+        "tuning__steps_per_epoch": [3],
+        "encoder__template": ["{}", "a drawing of a {}"],
+    }
+    search = GridSearchCV(
+        classifier, grid, cv=LabeledKFold(2), scoring="neg_log_loss", error_score="raise"
+    ).fit(images, LABELS)
+    best = search.best_estimator_
+    assert best.tuning_.adapter_weight == search.best_params_["tuning__adapter_weight"]
+    assert best.tuning_.steps_per_epoch == 3
+    assert best.encoder.template == search.best_params_["encoder__template"]
+    assert len(set(search.cv_results_["mean_test_score"])) == 4
+    assert classifier.tuning.steps_per_epoch == 2  # the searched one is as it was
+
+
+def test_ways_of_tuning_are_searched(images, random_backbone):
+    classifier = CAPClassifier("ssl", backbone=random_backbone, class_names=NAMES, **SHORT)
+    ways = [
+        AdapterTuning(epochs=1, steps_per_epoch=2),
+        PromptTuning(epochs=1, steps_per_epoch=2, batch_size=4),
+    ]
+    search = GridSearchCV(
+        classifier, {"tuning": ways}, cv=LabeledKFold(2), error_score="raise"
+    ).fit(images, LABELS)
+    assert type(search.best_estimator_.tuning_) is type(search.best_params_["tuning"])
+
+
 def test_a_backbone_is_loaded_once(candidate, images, monkeypatch, tmp_path):
     from capkit.backbones import loading
 
@@ -146,9 +179,9 @@ def test_a_backbone_is_loaded_once(candidate, images, monkeypatch, tmp_path):
         shutil.copy(file, tmp_path)
     loads, build = [], loading.build_backbone
 
-    def counting(files, device):
+    def counting(files, *arguments):
         loads.append(files.name)
-        return build(files, device)
+        return build(files, *arguments)
 
     monkeypatch.setattr(loading, "build_backbone", counting)
     estimator.set_params(**{name: str(tmp_path / Path(original).name)})
@@ -199,14 +232,19 @@ def test_processes_give_the_same_and_load_the_backbone_once_each(candidate, imag
 
 
 def test_threads_give_the_same(images, random_backbone):
-    settings = {**SHORT, "tuning": "prompt", "augment": "crop", "batch_size": 4}
-    classifier = CAPClassifier("ssl", backbone=random_backbone, class_names=NAMES, **settings)
+    classifier = CAPClassifier(
+        "ssl",
+        backbone=random_backbone,
+        class_names=NAMES,
+        tuning=PromptTuning(augment="crop", epochs=1, steps_per_epoch=2, batch_size=4),
+        random_state=0,
+    )
     scores = []
     for backend, n_jobs in (("sequential", 1), ("threading", 4)):
         with joblib.parallel_config(backend, n_jobs=n_jobs):
             search = GridSearchCV(
                 classifier,
-                {"learning_rate": [0.01, 0.5]},
+                {"tuning__learning_rate": [0.01, 0.5]},
                 cv=LabeledKFold(2),
                 scoring="neg_log_loss",
                 error_score="raise",
@@ -251,7 +289,7 @@ def test_nested_search_in_a_pipeline_with_memory(
     pipeline = make_pipeline(random_backbone, memory=str(tmp_path))
     inner = GridSearchCV(
         pipeline,
-        {"calibrate__m": [0, 12], "align__top_k": [1, 4]},
+        {"calibrate__m": [0, 12], "align__n_descriptions": [1, 4]},
         cv=LabeledKFold(2),
         error_score="raise",
     )

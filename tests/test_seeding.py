@@ -9,6 +9,7 @@ import torch
 from capkit import CAPClassifier
 from capkit._seeding import seeded
 from capkit.backbones import registry
+from capkit.tuning import AdapterTuning, PromptTuning
 
 
 def draw(seed):
@@ -26,14 +27,14 @@ def test_the_generator_is_left_as_it_was():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("tuning", ["adapter", "prompt"])
+@pytest.mark.parametrize("tuning", [AdapterTuning, PromptTuning])
 def test_a_fit_and_a_prediction_leave_the_generator_as_it_was(
     tuning, random_backbone, monkeypatch
 ):
     monkeypatch.setattr(registry, "_loaded", {})  # loading a backbone is a part of it
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     classifier = CAPClassifier(
-        backbone=random_backbone, tuning=tuning, epochs=1, steps_per_epoch=2, batch_size=4
+        backbone=random_backbone, tuning=tuning(epochs=1, steps_per_epoch=2, batch_size=4)
     )
     before = torch.random.get_rng_state()
     classifier.fit(images, class_names=["ring", "bar", "cross"]).predict(images)

@@ -50,14 +50,22 @@ def test_rows_index_like_an_array(key):
     part = space[key]
     expected = images[key] if len(np.shape(key)) == 0 or len(key) else images[:0]
     np.testing.assert_array_equal(part.image_features, expected)
-    np.testing.assert_array_equal(part.rows, np.arange(4)[key] if len(expected) else [])
-    assert [ord(item) - ord("a") for item in part.images] == part.rows.tolist()
+    np.testing.assert_array_equal(part.sample_indices, np.arange(4)[key] if len(expected) else [])
+    assert [ord(item) - ord("a") for item in part.images] == part.sample_indices.tolist()
     assert part.class_names == space.class_names
 
 
-def test_row_numbers_survive_a_second_selection(space):
+def test_sample_indices_survive_a_second_selection(space):
     bare = ConceptSpace(space.image_features, space.text_features, space.class_names)
-    np.testing.assert_array_equal(bare[[3, 1, 0]][1:].rows, [1, 0])
+    np.testing.assert_array_equal(bare[[3, 1, 0]][1:].sample_indices, [1, 0])
+
+
+def test_sample_indices_are_those_of_the_input_where_images_were_skipped():
+    space = ConceptSpace(np.eye(3), np.eye(3), ["cat", "dog", "emu"], sample_indices=[1, 4, 6])
+    assert space.sample_indices.dtype == np.int64
+    assert space[[2, 0]].sample_indices.tolist() == [6, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        space.sample_indices[0] = 5
 
 
 def test_an_integer_and_columns_give_values_of_the_array(space):
@@ -70,7 +78,7 @@ def test_scikit_learn_takes_rows_of_it():
     space = ConceptSpace(np.eye(3, 2), np.eye(2), ["cat", "dog"])
     part = _safe_indexing(space, np.array([2, 0]))
     assert isinstance(part, ConceptSpace)
-    np.testing.assert_array_equal(part.rows, [2, 0])
+    np.testing.assert_array_equal(part.sample_indices, [2, 0])
 
 
 def test_prediction_is_the_softmax_of_scaled_cosines(space):
@@ -88,7 +96,7 @@ def test_prediction_is_the_softmax_of_scaled_cosines(space):
         ({"class_names": ["cat"]}, "class_names of length 2, got 1"),
         ({"prompts": ["a", "b", "c"]}, "prompts of length 2, got 3"),
         ({"image_features": np.ones(2)}, "two dimensions"),
-        ({"rows": [1]}, "rows of length 4, got 1"),
+        ({"sample_indices": [1]}, "sample_indices of length 4, got 1"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(change, message):

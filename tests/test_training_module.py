@@ -7,12 +7,10 @@ import torch
 from tiny_models import EMBED_DIM, build_backbone
 from torch.nn import functional as F
 
-from capkit.training.module import (
-    INFERENCE_MODES,
-    DualAdapterModule,
-    FeatureEncoder,
-    PromptedEncoder,
-)
+from capkit.training.module import INFERENCE_MODES, DualAdapterModule
+from capkit.training.self_training import PseudoLabels
+from capkit.tuning.adapter import FeatureEncoder
+from capkit.tuning.prompt import PromptedEncoder
 
 TEXTS = ["a photo of a cat", "a photo of a red panda", "two circles on top of each other"]
 LOGIT_SCALE = 50.0
@@ -62,6 +60,14 @@ def draw_streams(module):
     return {name: draw(size, seed=size) for name, size in sizes.items()}
 
 
+def keep(kept):
+    """Pseudolabels of which these are kept."""
+    return lambda logits: PseudoLabels(*reversed(logits.max(dim=1)), torch.tensor(kept))
+
+
+keep_all = keep([True] * 4)
+
+
 @pytest.fixture(params=["prompted", "on_features"])
 def module(request):
     return request.getfixturevalue(request.param)
@@ -71,9 +77,15 @@ def module(request):
 
 
 def test_each_stream_goes_through_its_own_adapter(module):
-    streams = draw_streams(module)
-    logits = module(**streams)
-    assert list(logits) == ["weak", "labeled", "main", "strong"]
+    streams, seen = draw_streams(module), {}
+
+    def pseudo_label(weak_logits):
+        seen["weak"] = weak_logits
+        return keep_all(weak_logits)
+
+    outputs = module(**streams, pseudo_label=pseudo_label)
+    assert set(outputs) == {"pseudo", "labeled", "main", "strong"}
+    logits = outputs | seen
     texts = module.text_adapter(module.encoder.encode_texts())
     for name, inputs in streams.items():
         adapter = module.pseudo_adapter if name == "strong" else module.main_adapter
@@ -84,22 +96,19 @@ def test_each_stream_goes_through_its_own_adapter(module):
 
 def test_streams_that_are_not_given_are_left_out(module):
     streams = draw_streams(module)
-    streams.pop("labeled")
-    everything = module(**draw_streams(module))
-    logits = module(**streams)
-    assert set(logits) == {"weak", "main", "strong"}
-    torch.testing.assert_close(logits["main"], everything["main"], atol=2e-4, rtol=0)
-    assert set(module(weak=streams["weak"])) == {"weak"}
+    everything = module(**streams, pseudo_label=keep_all)
+    for left_out in ("labeled", "main"):
+        streams.pop(left_out)
+        outputs = module(**streams, pseudo_label=keep_all)
+        assert set(outputs) == {*streams, "pseudo"} - {"weak"}
+        for name in set(outputs) - {"pseudo"}:
+            torch.testing.assert_close(outputs[name], everything[name], atol=2e-4, rtol=0)
 
 
 def test_weak_view_carries_no_gradient(module):
-    logits = module(**draw_streams(module))
-    assert {name: value.requires_grad for name, value in logits.items()} == {
-        "weak": False,
-        "labeled": True,
-        "main": True,
-        "strong": True,
-    }
+    outputs = module(**draw_streams(module), pseudo_label=keep_all)
+    assert not outputs.pop("pseudo").confidence.requires_grad
+    assert all(logits.requires_grad for logits in outputs.values())
 
 
 def test_one_image_pass_with_a_gradient_one_without_and_one_text_pass(prompted, monkeypatch):
@@ -113,7 +122,7 @@ def test_one_image_pass_with_a_gradient_one_without_and_one_text_pass(prompted, 
             return encode(*inputs)
 
         monkeypatch.setattr(prompted.encoder, name, record)
-    prompted(**draw_streams(prompted))
+    prompted(**draw_streams(prompted), pseudo_label=keep_all)
     assert passes == [
         ("encode_texts", True),
         ("encode_images", 4, False),
@@ -127,25 +136,30 @@ def test_one_image_pass_with_a_gradient_one_without_and_one_text_pass(prompted, 
 @pytest.mark.parametrize("kept", [[True, False, True, False], [False] * 4])
 def test_only_strong_views_that_count_are_encoded(module, kept):
     streams = draw_streams(module)
-    everything = module(**streams)
-    seen = []
-
-    def keep_strong(weak_logits):
-        seen.append(weak_logits)
-        return torch.tensor(kept)
-
-    module.keep_strong = keep_strong
-    logits = module(**streams)
-    assert torch.equal(seen[0], logits["weak"])
-    assert logits["kept"].tolist() == kept
+    everything = module(**streams, pseudo_label=keep_all)
+    encoded, encode = [], module.encoder.encode_images
+    module.encoder.encode_images = lambda inputs: encoded.append(len(inputs)) or encode(inputs)
+    outputs = module(**streams, pseudo_label=keep(kept))
+    assert encoded == [4, 2 + 3 + sum(kept)]
     expected = everything["strong"][torch.tensor(kept)]
-    torch.testing.assert_close(logits["strong"], expected, atol=2e-4, rtol=0)
+    torch.testing.assert_close(outputs["strong"], expected, atol=2e-4, rtol=0)
+
+
+def test_pseudolabels_are_made_once_a_step(module):
+    made = []
+
+    def pseudo_label(logits):
+        made.append(keep_all(logits))
+        return made[-1]
+
+    outputs = module(**draw_streams(module), pseudo_label=pseudo_label)
+    assert len(made) == 1
+    assert outputs["pseudo"] is made[0]
 
 
 def test_all_parameters_take_part_even_where_no_strong_view_counts(module):
     """Or training on several devices waits forever for their gradients."""
-    module.keep_strong = lambda logits: torch.zeros(len(logits), dtype=torch.bool)
-    logits = module(**draw_streams(module))
+    logits = module(**draw_streams(module), pseudo_label=keep([False] * 4))
     (logits["main"].sum() + logits["strong"].sum()).backward()
     without = [name for name, parameter in module.named_parameters() if parameter.grad is None]
     assert without == []
@@ -155,7 +169,7 @@ def test_all_parameters_take_part_even_where_no_strong_view_counts(module):
 
 
 def test_gradients_reach_prompts_and_adapters_and_nothing_else(prompted, backbone):
-    logits = prompted(**draw_streams(prompted))
+    logits = prompted(**draw_streams(prompted), pseudo_label=keep_all)
     (logits["main"].square().sum() + logits["strong"].square().sum()).backward()
     moved = {name for name, parameter in prompted.named_parameters() if parameter.grad.any()}
     assert {name.split(".")[0] for name in moved} == {
@@ -170,7 +184,7 @@ def test_gradients_reach_prompts_and_adapters_and_nothing_else(prompted, backbon
 
 
 def test_pseudo_loss_leaves_the_main_adapter_alone(module):
-    module(**draw_streams(module))["strong"].square().sum().backward()
+    module(**draw_streams(module), pseudo_label=keep_all)["strong"].square().sum().backward()
     assert module.pseudo_adapter.fc2.weight.grad.any()
     gradient = module.main_adapter.fc2.weight.grad
     assert gradient is None or not gradient.any()
@@ -191,16 +205,16 @@ def test_the_backbone_is_no_part_of_the_module(prompted, backbone):
 
 
 def test_state_dict_restores_the_logits(prompted, backbone):
-    streams = draw_streams(prompted)
+    inputs = draw_streams(prompted) | {"pseudo_label": keep_all}
     state = copy.deepcopy(prompted.state_dict())
     torch.manual_seed(7)
     other = DualAdapterModule(
         PromptedEncoder(backbone, TEXTS), LOGIT_SCALE, adapter_dim=8, adapter_weight=0.1
     )
     other.load_state_dict(state)
-    expected = prompted(**streams)
-    for name, logits in other(**streams).items():
-        assert torch.equal(logits, expected[name])
+    expected = prompted(**inputs)
+    for name in ("labeled", "main", "strong"):
+        assert torch.equal(other(**inputs)[name], expected[name])
 
 
 # -- the prompted encoder
@@ -236,7 +250,7 @@ def test_shift_moves_the_text_features_of_its_class_only(backbone):
 # -- inference
 
 
-def test_prompts_mode_switches_all_adapters_off(module):
+def test_no_adapters_switches_all_of_them_off(module):
     inputs = draw_streams(module)["main"]
     images, texts = module.features(inputs), module.text_features()
     torch.testing.assert_close(images, module.encoder.encode_images(inputs), atol=0, rtol=0)
@@ -247,7 +261,7 @@ def test_prompts_mode_switches_all_adapters_off(module):
 @pytest.mark.parametrize(("branch", "stream"), [("main", "main"), ("pseudo", "strong")])
 def test_branches_predict_what_training_sees(module, branch, stream):
     streams = draw_streams(module)
-    expected = module(**streams)[stream]
+    expected = module(**streams, pseudo_label=keep_all)[stream]
     images, texts = module.features(streams[stream]), module.text_features()
     logits = module.logits(images, texts, inference=branch)
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=0)
@@ -267,9 +281,11 @@ def test_ensemble_is_the_mean_of_both_branches_probabilities(module):
 
 def test_unknown_inference_mode_is_refused(on_features):
     features = on_features.text_features()
-    with pytest.raises(ValueError, match=r"'prompts', 'main', 'pseudo', 'ensemble'.*got 'paper'"):
+    with pytest.raises(
+        ValueError, match=r"'no_adapters', 'main', 'pseudo', 'ensemble'.*got 'paper'"
+    ):
         on_features.logits(features, features, "paper")
-    assert INFERENCE_MODES[0] == "prompts"
+    assert INFERENCE_MODES[0] == "no_adapters"
 
 
 def test_feature_encoder_gives_unit_rows(on_features):
@@ -278,11 +294,11 @@ def test_feature_encoder_gives_unit_rows(on_features):
 
 
 def test_logits_stay_float32_under_autocast(module):
-    streams = draw_streams(module)
-    expected = module(**streams)
+    inputs = draw_streams(module) | {"pseudo_label": keep_all}
+    expected = module(**inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = module(**streams)
+        logits = module(**inputs)
     tolerance = 1e-3 if isinstance(module.encoder, FeatureEncoder) else 2.0
-    for name, values in logits.items():
-        assert values.dtype == torch.float32
-        torch.testing.assert_close(values, expected[name], atol=tolerance, rtol=0)
+    for name in ("labeled", "main", "strong"):
+        assert logits[name].dtype == torch.float32
+        torch.testing.assert_close(logits[name], expected[name], atol=tolerance, rtol=0)

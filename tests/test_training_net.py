@@ -6,48 +6,52 @@ import torch
 from torch import nn
 
 from capkit.exceptions import OutOfMemoryError, TrainingDivergedError
-from capkit.training.callbacks import class_balance
-from capkit.training.config import TrainingConfig
-from capkit.training.net import CAPNet, PseudoLabeler, is_out_of_memory
-from capkit.training.state import SelfTraining
+from capkit.training.net import CAPNet
+from capkit.training.schedule import Schedule
+from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
 
-CONFIG = TrainingConfig.resolve(
-    {
-        "paradigm": "ssl",
-        "tuning": "adapter",
-        "prompt_length": 2,
-        "prompt_depth": 8,
-        "prompt_init": "a photo of a",
-        "adapter_dim": 4,
-        "adapter_weight": None,
-        "augment": None,
-        "epochs": 2,
-        "steps_per_epoch": 3,
-        "batch_size": 2,
-        "optimizer": None,
-        "learning_rate": 0.25,
-        "momentum": 0.9,
-        "weight_decay": None,
-        "warmup_epochs": 1,
-        "renew_every": 5,
-        "top_k": 16,
-        "growth": 0.7,
-        "main_share": 0.8,
-        "main_limit": 1000,
-    },
-    seed=0,
+SCHEDULE = Schedule(
+    epochs=2,
+    steps_per_epoch=3,
+    batch_size=2,
+    optimizer="sgd",
+    learning_rate=0.25,
+    momentum=0.9,
+    weight_decay=0.1,
+    warmup_epochs=1,
 )
 
 
-def make_net(margin_matrix, tau=0.6, classes=None):
-    state = SelfTraining.start(np.array([0, -1]), n_classes=len(margin_matrix))
+def make_self_training(tau=0.6):
+    """Two classes, no images: only its losses are asked for here."""
+    none = np.empty(0, dtype=np.int64)
+    return CAPSelfTraining(
+        image_features=np.empty((0, 2)),
+        text_features=np.eye(2),
+        logit_scale=1.0,
+        labels=none,
+        seen=none,
+        aligned=none,
+        tau=tau,
+        calibrator=None,
+        top_k=1,
+        epochs=2,
+        renew_every=5,
+        ramp_fraction=0.7,
+        max_share=0.8,
+        max_per_class=1000,
+    )
+
+
+def make_net(margin_matrix):
+    state = SelfTrainingState.before_training(np.array([0, -1]), n_classes=len(margin_matrix))
     state.margin_matrix = np.asarray(margin_matrix, dtype=np.float32)
     net = CAPNet(
         nn.Linear(2, 2),
         None,
         state=state,
-        config=CONFIG,
-        pseudo_labeler=PseudoLabeler(tau, classes),
+        schedule=SCHEDULE,
+        self_training=make_self_training(),
         train_split=None,
         verbose=0,
     ).initialize()
@@ -59,26 +63,9 @@ def logits_of(*probabilities):
     return torch.tensor(probabilities).log()
 
 
-def outputs(**logits):
-    """What the module gives: strong rows of kept images only."""
-    keep = PseudoLabeler(0.6)
-    return {**logits, "kept": keep(logits["weak"])}
-
-
-class TestPseudoLabeler:
-    def test_confidence_has_to_exceed_tau(self):
-        labeler = PseudoLabeler(0.5)
-        logits = logits_of([0.5, 0.5], [0.3, 0.7])
-        confidence, labels = labeler.predict(logits)
-        assert confidence.tolist() == pytest.approx([0.5, 0.7])
-        assert labels[1] == 1
-        assert labeler(logits).tolist() == [False, True]
-
-    def test_only_allowed_classes_share_the_probability(self):
-        labeler = PseudoLabeler(0.7, torch.tensor([1, 3]))
-        confidence, labels = labeler.predict(logits_of([0.6, 0.3, 0.0, 0.1]))
-        assert labels.tolist() == [1]
-        assert confidence.tolist() == pytest.approx([0.75])
+def outputs(weak, **logits):
+    """What the module gives, for the weak view's logits."""
+    return {**logits, "pseudo": make_self_training().pseudo_label(weak)}
 
 
 class TestLoss:
@@ -174,11 +161,6 @@ class TestOutOfMemory:
             net.train_step(batch)
         assert "2 classes, batches main (2, 3, 8, 8)" in str(caught.value)
 
-    def test_the_allocator_of_the_cpu_is_recognised(self):
-        with pytest.raises(RuntimeError) as caught:
-            torch.empty(2**60)
-        assert is_out_of_memory(caught.value)
-
     def test_other_errors_pass(self, monkeypatch):
         net = make_net(np.zeros((2, 2)))
 
@@ -190,9 +172,14 @@ class TestOutOfMemory:
             net.train_step(({}, {}))
 
 
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [([5, 5, 5], 1.0), ([7, 0, 0], 0.0), ([0, 0], 0.0), ([4], 0.0), ([1, 1, 0, 0], 0.5)],
-)
-def test_class_balance(counts, expected):
-    assert class_balance(np.array(counts)) == pytest.approx(expected)
+def test_a_mean_is_over_the_samples_of_all_processes(monkeypatch):
+    """Two processes that keep 1 and 3 views: together the mean of the four losses."""
+    losses = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    parts = []
+    for own in (losses[:1], losses[1:]):
+        net = make_net(np.zeros((2, 2)))
+        monkeypatch.setattr(CAPNet, "n_processes", 2)
+        monkeypatch.setattr(net, "sum_over_processes", lambda count: torch.tensor(4))
+        parts.append(net._mean(own))
+    assert torch.stack(parts).mean() == losses.mean()
+    assert net._mean(torch.empty(0)) == 0

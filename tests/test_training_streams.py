@@ -4,20 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from capkit.training.state import SelfTraining
+from capkit.training.self_training import SelfTrainingState
 from capkit.training.streams import ThreeStreams, TrainingImages, epoch_positions
 
 
-def make_streams(n=12, n_labeled=4, batch_size=4, steps=3, seed=0, epoch=0, **options):
+def make_streams(n=12, n_labeled=4, n_main=3, batch_size=4, steps=3, seed=0, epoch=0, **options):
     """Streams over images whose only feature is their index."""
     labels = np.full(n, -1)
     labels[:n_labeled] = np.arange(n_labeled) % 2
     main_labels = np.full(n, -1)
-    main_labels[n_labeled : n_labeled + 3] = [0, 1, 0]
-    state = SelfTraining.start(main_labels, n_classes=2)
+    main_labels[n_labeled : n_labeled + n_main] = [0, 1, 0][:n_main]
+    state = SelfTrainingState.before_training(main_labels, n_classes=2)
     state.epoch = epoch
     images = TrainingImages(torch.arange(n, dtype=torch.float32)[:, None], labels)
-    options.setdefault("strong_view", lambda inputs: inputs + torch.rand_like(inputs))
+    options.setdefault(
+        "strong_view", lambda indices: images[indices] + torch.rand(len(indices), 1)
+    )
     return ThreeStreams(
         images, batch_size=batch_size, steps=steps, seed=seed, state=state, **options
     )
@@ -72,10 +74,18 @@ def test_strong_view_is_of_the_weak_view_s_images():
         assert (inputs["strong"] != inputs["weak"]).any()
 
 
-def test_without_labels_there_is_no_labeled_stream():
-    inputs, targets = next(iter(make_streams(n_labeled=0)))
-    assert "labeled" not in inputs
-    assert "labeled" not in targets
+@pytest.mark.parametrize("stream", ["labeled", "main"])
+def test_a_stream_without_images_is_left_out(stream):
+    inputs, targets = next(iter(make_streams(**{f"n_{stream}": 0})))
+    assert set(inputs) == {"weak", "strong", "labeled", "main"} - {stream}
+    assert set(targets) == {"unlabeled", "labeled", "main"} - {stream}
+
+
+def test_main_targets_are_what_the_state_gives():
+    streams = make_streams()
+    streams.state.main_targets = lambda indices: np.stack([indices, -indices], axis=1)
+    inputs, targets = next(iter(streams))
+    assert torch.equal(targets["main"][:, 0], inputs["main"].ravel().long())
 
 
 def test_batches_are_a_function_of_seed_and_epoch_alone():

@@ -1,10 +1,22 @@
-"""Class names and labels: what is taken, what is refused and why."""
+"""Class names, labels and nested parameters: what is taken, what is refused and why."""
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils._param_validation import InvalidParameterError
 
-from capkit._validation import LabelCodec, is_unlabeled, resolve_class_names
+from capkit import CAPClassifier, CLIPEncoder, MainSampleRenewal, MarginCalibrator
+from capkit._validation import (
+    LabelCodec,
+    is_unlabeled,
+    resolve_class_names,
+    seeded_copy,
+    validate_nested,
+)
 from capkit.exceptions import ClassNamesError, LabelError
+from capkit.tuning import AdapterTuning
 
 NAMES = ("river", "forest", "lake")
 
@@ -82,11 +94,122 @@ def test_classes_are_sorted_and_column_order_leads_back():
     assert LabelCodec(NAMES, "index").classes.tolist() == [0, 1, 2]
 
 
-def test_decode_answers_in_the_kind_of_y():
-    assert LabelCodec(NAMES, "name").decode([2, 0]).tolist() == ["lake", "river"]
-    assert LabelCodec(NAMES, "index").decode([2, 0]).tolist() == [2, 0]
+# -- labels that are not learned from, but say what predictions are to be
+
+IN_ORDER = ("forest", "lake", "river")
+
+
+@pytest.mark.parametrize(
+    ("y", "names", "kind"),
+    [
+        (None, NAMES, "name"),
+        (["lake", "river", "lake"], NAMES, "name"),
+        (["lake", None, -1], NAMES, "name"),
+        ([-1, -1, None], NAMES, "name"),
+        # Where one image is marked as unlabeled, scikit-learn has not put positions in place.
+        ([2, -1, 0], NAMES, "index"),
+        ([2, None, 0], NAMES, "index"),
+        (np.array([2.0, np.nan, 0.0]), NAMES, "index"),
+        # Positions among the sorted labels are the indices.
+        ([2, 0, 1], IN_ORDER, "index"),
+        (np.array([2.0, 0.0, 1.0]), IN_ORDER, "index"),
+    ],
+)
+def test_kind_of_labels_that_are_not_learned_from(y, names, kind):
+    assert LabelCodec.kind_only(y, names, 3) == LabelCodec(names, kind)
+
+
+@pytest.mark.parametrize(
+    ("y", "names"),
+    [
+        ([2, 0, 1], NAMES),  # every class, but not in alphabetical order
+        ([2, 0, 2], IN_ORDER),  # alphabetical, but a class is missing
+        ([0, 1, 1], IN_ORDER),
+        ([0, 0, 0], NAMES),
+        (np.array([2.0, 0.0, 1.0]), NAMES),
+    ],
+)
+def test_integers_of_all_images_that_may_be_positions_are_refused(y, names):
+    with pytest.raises(LabelError, match="y holds an integer for each image") as caught:
+        LabelCodec.kind_only(y, names, 3)
+    assert "Pass names, numpy.asarray(class_names)[y]" in str(caught.value)
+    # Where they are learned from, they are what they say: no position could be among them.
+    assert LabelCodec.from_labels(y, names, 3)[1].tolist() == list(y)
+
+
+@pytest.mark.parametrize("labels", [["lake", "river", "forest"], ["lake", "river", "lake"]])
+@pytest.mark.parametrize("names", [NAMES, IN_ORDER])
+def test_positions_are_refused_wherever_they_would_be_read_as_other_classes(labels, names):
+    positions = LabelEncoder().fit_transform(labels)
+    as_indices = [names[position] for position in positions]
+    if as_indices == labels:
+        assert LabelCodec.kind_only(positions, names, 3).kind == "index"
+    else:
+        with pytest.raises(LabelError, match="in place of labels"):
+            LabelCodec.kind_only(positions, names, 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0, 3, -1], "label 3 of image 1 is no class: expected an index from 0 to 2"),
+        ([0, "lake", -1], "mixes"),
+        ([0, 1], "expected a label for each of 3 images, got 2"),
+        ([0.5, 1, -1], "neither a class name nor an index"),
+    ],
+)
+def test_labels_that_cannot_be_right_are_refused_even_if_not_learned_from(y, message):
+    with pytest.raises(LabelError, match=message):
+        LabelCodec.kind_only(y, IN_ORDER, 3)
 
 
 def test_unlabeled_marks():
     assert all(is_unlabeled(mark) for mark in (-1, None, float("nan"), np.int64(-1), "-1"))
     assert not any(is_unlabeled(label) for label in (0, "", "lake", 1.0))
+
+
+# -- nested parameters
+
+
+class Holder(BaseEstimator):
+    """An estimator of any parameters."""
+
+    _parameter_constraints = {"first": "no_validation", "second": "no_validation"}
+
+    def __init__(self, first=None, second=None):
+        self.first = first
+        self.second = second
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (
+            CAPClassifier(tuning=AdapterTuning(epochs=0)),
+            "'epochs' parameter of AdapterTuning must be",
+        ),
+        (
+            CAPClassifier(renewal=MainSampleRenewal(max_share=2.0)),
+            "'max_share' parameter of MainSampleRenewal must be",
+        ),
+        (Holder(None, Holder(3, CLIPEncoder(batch_size=0))), "'batch_size' parameter of CLIP"),
+    ],
+)
+def test_nested_parameters_out_of_range_are_refused(estimator, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        validate_nested(estimator)
+
+
+def test_nested_parameters_in_range_pass_and_the_outer_ones_are_not_looked_at():
+    validate_nested(CAPClassifier(tau=7, encoder=CLIPEncoder(), calibrator=MarginCalibrator()))
+
+
+# -- seeds
+
+
+def test_a_seeded_copy_has_a_seed_wherever_there_was_none():
+    given = Holder(np.random.RandomState(0), make_pipeline(CAPClassifier()))
+    copied = seeded_copy(given, 7)
+    assert copied.second[0].random_state == 7
+    assert given.second[0].random_state is None
+    assert seeded_copy(CAPClassifier(random_state=3), 7).random_state == 3

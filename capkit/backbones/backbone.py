@@ -39,6 +39,8 @@ class Backbone:
         Width ``d`` of the features.
     device : torch.device
         Where the model is.
+    reload : callable or None, default=None
+        From a name and a device to the Backbone; what a pickled one calls.
     """
 
     name: str
@@ -48,12 +50,15 @@ class Backbone:
     preprocess: PreprocessCfg
     embed_dim: int
     device: torch.device
+    reload: Callable[[str, str], Backbone] | None = None
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False).float().to(self.device)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        return _reload, (self.name, str(self.device))
+        if self.reload is None:
+            raise TypeError(f"{self!r} was not loaded by its name, so it cannot be pickled by it")
+        return self.reload, (self.name, str(self.device))
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, device={str(self.device)!r})"
@@ -67,11 +72,6 @@ class Backbone:
     def preprocessing(self) -> Preprocessing:
         """What turns an RGB image of any size into the model's (S, S, 3) pixels."""
         return Preprocessing(self.preprocess)
-
-    @property
-    def context_length(self) -> int:
-        """Number of tokens that a text is padded or cut to."""
-        return self.tokenizer.context_length
 
     @cached_property
     def logit_scale(self) -> float:
@@ -140,7 +140,9 @@ class Backbone:
         Tensor of shape (n, d), dtype float32
             Unit rows, on the model's device.
         """
-        return _unit_rows(self.model.encode_image(self.normalize(pixels)))
+        return functional.normalize(
+            self.model.encode_image(self.normalize(pixels)).float(), dim=-1
+        )
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> torch.Tensor:
@@ -161,17 +163,7 @@ class Backbone:
             return torch.empty(0, self.embed_dim, device=self.device)
         tokens = self.tokenize(texts)
         parts = [
-            _unit_rows(self.model.encode_text(part.to(self.device)))
+            functional.normalize(self.model.encode_text(part.to(self.device)).float(), dim=-1)
             for part in tokens.split(batch_size)
         ]
         return torch.cat(parts)
-
-
-def _unit_rows(features: torch.Tensor) -> torch.Tensor:
-    return functional.normalize(features.float(), dim=-1)
-
-
-def _reload(name: str, device: str) -> Any:
-    from capkit.backbones.registry import load_backbone  # which builds Backbones
-
-    return load_backbone(name, device=device)

@@ -72,13 +72,17 @@ def _sha256(path: Path, size: int, modified: int) -> str:
     return digest.hexdigest()
 
 
-def build_backbone(files: BackboneFiles, device: torch.device) -> Backbone:
+def build_backbone(
+    files: BackboneFiles, device: torch.device, reload: Callable[[str, str], Backbone]
+) -> Backbone:
     """Build the model, load its weights and freeze it.
 
     Parameters
     ----------
     files : BackboneFiles
     device : torch.device
+    reload : callable
+        From a name and a device to the Backbone.
 
     Returns
     -------
@@ -107,6 +111,7 @@ def build_backbone(files: BackboneFiles, device: torch.device) -> Backbone:
     return Backbone(
         name=files.name,
         identity=files.identity,
+        reload=reload,
         model=model,
         tokenizer=tokenizer,
         preprocess=_preprocess(model, files),

@@ -288,7 +288,7 @@ class PromptedTowers:
         prompts = list(prompts or [])
         _check_depth(prompts, self.visual.blocks)
         with self._lock, _hooks(_visual_hooks(self.visual, prompts)):
-            return _unit_rows(self._model.encode_image(pixels))
+            return F.normalize(self._model.encode_image(pixels).float(), dim=-1)
 
     def encode_text(
         self, tokens: Tensor, prompts: Sequence[Tensor] | None = None, *, start: int = 1
@@ -352,11 +352,11 @@ class PromptedTowers:
             }
             tokens = texts.tokens[None]
             features = functional_call(self._text_pass, packed, (tokens,), tie_weights=False)
-        return _unit_rows(features[0])
+        return F.normalize(features[0].float(), dim=-1)
 
     def _encode_rows(self, tokens: Tensor, start: int, *prompts: Tensor) -> Tensor:
         with self._lock, _hooks(_text_hooks(self.text, prompts, start)):
-            return _unit_rows(self._text_pass(tokens))
+            return F.normalize(self._text_pass(tokens).float(), dim=-1)
 
 
 class _TextPass(nn.Module):
@@ -376,10 +376,6 @@ def _check_depth(prompts: Sequence[Tensor], blocks: Sequence[nn.Module]) -> None
             f"expected prompts for at most {len(blocks)} layers, as many as the tower has, "
             f"got {len(prompts)}"
         )
-
-
-def _unit_rows(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=-1)
 
 
 @contextlib.contextmanager

@@ -162,8 +162,12 @@ def _load_once(key: tuple, find: Callable[[], BackboneFiles]) -> Backbone:
     if key not in _loaded:
         files = find()
         logger.info("loading backbone %s from %s", files.name, files.weights)
-        _loaded[key] = build_backbone(files, key[1])
+        _loaded[key] = build_backbone(files, key[1], _reload)
     return _loaded[key]
+
+
+def _reload(name: str, device: str) -> Backbone:
+    return load_backbone(name, device=device)
 
 
 def _checkpoint_path(name: str) -> Path | None:

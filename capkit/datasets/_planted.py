@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
+from capkit._arrays import unit_rows
 from capkit.space import ConceptSpace
 
 __all__ = ["make_concept_space"]
@@ -95,16 +96,16 @@ def make_concept_space(
     own, elsewhere, shared, means = np.split(
         directions, np.cumsum([n_classes, n_mismatched, n_groups])
     )
-    concepts = _unit(own + confusion * shared[np.arange(n_classes) // _GROUP_SIZE])
+    concepts = unit_rows(own + confusion * shared[np.arange(n_classes) // _GROUP_SIZE])
     mismatched = np.sort(rng.permutation(n_classes)[:n_mismatched])
     text_concepts = concepts.copy()
-    text_concepts[mismatched] = _unit(elsewhere + _TRACE * own[mismatched])
+    text_concepts[mismatched] = unit_rows(elsewhere + _TRACE * own[mismatched])
     text_offsets = _CONE * means[1] + _noise(rng, n_classes, n_features, text_noise)
     target = rng.permutation(np.arange(n_images) % n_classes)
     images = concepts[target] + _noise(rng, n_images, n_features, noise)
     space = ConceptSpace(
-        image_features=_unit(_CONE * means[0] + images),
-        text_features=_unit(text_offsets + text_concepts),
+        image_features=unit_rows(_CONE * means[0] + images),
+        text_features=unit_rows(text_offsets + text_concepts),
         class_names=tuple(f"class {index}" for index in range(n_classes)),
         logit_scale=logit_scale,
     )
@@ -112,18 +113,14 @@ def make_concept_space(
         space=space,
         target=target.astype(np.int64),
         mismatched=mismatched.astype(np.int64),
-        fitting_text_features=_unit(text_offsets + concepts).astype(np.float32),
+        fitting_text_features=unit_rows(text_offsets + concepts).astype(np.float32),
     )
 
 
 def _directions(rng: np.random.RandomState, n: int, n_features: int) -> np.ndarray:
     drawn = rng.standard_normal((n_features, n))
-    return np.linalg.qr(drawn)[0].T if n <= n_features else _unit(drawn.T)
+    return np.linalg.qr(drawn)[0].T if n <= n_features else unit_rows(drawn.T)
 
 
 def _noise(rng: np.random.RandomState, n_rows: int, n_features: int, length: float) -> np.ndarray:
     return length / np.sqrt(n_features) * rng.standard_normal((n_rows, n_features))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

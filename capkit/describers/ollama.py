@@ -336,7 +336,7 @@ class OllamaDescriber(BaseEstimator):
 
     @contextlib.contextmanager
     def _translated_errors(self, *, of_model: bool = False) -> Iterator[None]:
-        """Say of the client's errors what they mean and what mends them."""
+        """Say of the client's errors what they mean and what helps against them."""
         import httpx
         import ollama
 

@@ -1,1 +1,1 @@
-"""Dual-adapter training: the module, the streams, the skorch net and what is around it."""
+"""Dual-adapter training: arrays and objects in, weights out."""

@@ -1,112 +1,41 @@
-"""The trainable part of CAP: prompts and the dual adapters around frozen towers."""
+"""The trainable part of CAP: the dual adapters around an encoder, which may train too."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from capkit.backbones.prompting import PromptedTowers
 from capkit.training.adapters import Adapter
-from capkit.training.config import INFERENCE_MODES
-from capkit.training.prompts import MaplePrompts, place_context
+from capkit.training.self_training import PseudoLabels
 
-if TYPE_CHECKING:
-    from capkit.backbones import Backbone
+__all__ = ["INFERENCE_MODES", "DualAdapterModule", "Encoder"]
 
-__all__ = ["DualAdapterModule", "FeatureEncoder", "PromptedEncoder"]
+#: Which adapters predict: none, the main branch's, the pseudo branch's, or both branches.
+INFERENCE_MODES = ("no_adapters", "main", "pseudo", "ensemble")
 
 
-class PromptedEncoder(nn.Module):
-    """Frozen towers with trained MaPLe prompts: from pixels to features.
+class Encoder(nn.Module):
+    """Interface of what stands before the adapters; each way of tuning has one.
 
-    Parameters
+    Attributes
     ----------
-    backbone : Backbone
-        Its model is neither registered as a submodule nor changed: it takes no part in
-        ``parameters()`` and ``state_dict()``.
-    texts : sequence of str of length C
-        The text behind each class: a formatted template, or a description.
-    shift : Tensor of shape (C, d) or None, default=None
-        Added to the text tower's unit rows, which are normalised again: the correction of
-        classes that were aligned without a text.
-    context : str, default="a photo of a"
-        Text that the prompts start from.
-    prompt_length : int, default=2
-        Number of prompts of a layer.
-    prompt_depth : int, default=8
-        Number of layers with prompts; no more than both towers have are used.
-
-    Raises
-    ------
-    UnsupportedBackboneError
-        If prompts cannot enter one of the towers.
+    dim : int
+        Width ``d`` of the features.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        texts: Sequence[str],
-        *,
-        shift: Tensor | None = None,
-        context: str = "a photo of a",
-        prompt_length: int = 2,
-        prompt_depth: int = 8,
-    ) -> None:
-        super().__init__()
-        towers = PromptedTowers(backbone.model)
-        placed = place_context(
-            backbone.tokenize, towers.text, texts, context=context, length=prompt_length
-        )
-        self.backbone = backbone
-        self.towers = towers
-        self.dim = backbone.embed_dim
-        self.start = placed.start
-        self.prompts = MaplePrompts(
-            placed.embeddings, towers.visual.width, min(prompt_depth, towers.n_layers)
-        )
-        self.register_buffer("tokens", placed.tokens, persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
+    dim: int
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode pixels (B, 3, S, S), uint8, to unit rows (B, d)."""
-        _, visual_prompts = self.prompts()
-        return self.towers.encode_image(self.backbone.normalize(pixels), visual_prompts)
+    def encode_images(self, inputs: Tensor) -> Tensor:
+        """Encode a batch of inputs to unit rows (B, d)."""
+        raise NotImplementedError
 
     def encode_texts(self) -> Tensor:
-        """Encode the classes' texts to unit rows (C, d)."""
-        text_prompts, _ = self.prompts()
-        features = self.towers.encode_text(self.tokens, text_prompts, start=self.start)
-        if self.shift is None:
-            return features
-        return F.normalize(features + self.shift, dim=-1)
-
-
-class FeatureEncoder(nn.Module):
-    """Features that were computed before: no tower runs, nothing is trained.
-
-    Parameters
-    ----------
-    text_features : Tensor of shape (C, d)
-        Unit rows.
-    """
-
-    def __init__(self, text_features: Tensor) -> None:
-        super().__init__()
-        self.dim = text_features.shape[1]
-        self.register_buffer("text_features", text_features, persistent=False)
-
-    def encode_images(self, features: Tensor) -> Tensor:
-        """Return the features (B, d) with unit rows."""
-        return F.normalize(features, dim=-1)
-
-    def encode_texts(self) -> Tensor:
-        """Return the text features (C, d)."""
-        return self.text_features
+        """Encode the classes to unit rows (C, d)."""
+        raise NotImplementedError
 
 
 class DualAdapterModule(nn.Module):
@@ -118,18 +47,14 @@ class DualAdapterModule(nn.Module):
 
     Parameters
     ----------
-    encoder : PromptedEncoder or FeatureEncoder
-        The first trains prompts and adapters on pixels, the second adapters alone on features.
+    encoder : Encoder
+        Made by a way of tuning; its parameters, if it has any, train with the adapters.
     logit_scale : float
         ``s``, the frozen factor between cosine similarities and logits.
     adapter_dim : int, default=128
         Width inside the adapters.
     adapter_weight : float, default=0.01
         Residual weight of the adapters.
-    keep_strong : callable or None, default=None
-        From the weak view's logits (B, C) to a boolean mask (B,) of the images whose strong
-        view counts. The others' loss is zero, so their strong views are not encoded at all.
-        None encodes all of them.
 
     Notes
     -----
@@ -139,70 +64,71 @@ class DualAdapterModule(nn.Module):
 
     def __init__(
         self,
-        encoder: PromptedEncoder | FeatureEncoder,
+        encoder: Encoder,
         logit_scale: float,
         *,
         adapter_dim: int = 128,
         adapter_weight: float = 0.01,
-        keep_strong: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.logit_scale = logit_scale
-        self.keep_strong = keep_strong
         self.text_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
         self.main_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
         self.pseudo_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
 
     def forward(
         self,
-        labeled: Tensor | None = None,
+        weak: Tensor,
+        strong: Tensor,
+        *,
+        pseudo_label: Callable[[Tensor], PseudoLabels],
         main: Tensor | None = None,
-        weak: Tensor | None = None,
-        strong: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute the logits of one training step.
+        labeled: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Compute the logits of one training step, and the pseudolabels.
 
         Parameters
         ----------
-        labeled, main, weak, strong : Tensor of shape (B, 3, S, S) or (B, d), or None
-            uint8 pixels or float features, as the encoder takes them. ``weak`` and ``strong``
-            are views of the same images. What is None is left out.
+        weak, strong : Tensor of shape (B, 3, S, S) or (B, d)
+            Two views of the same unlabeled images: uint8 pixels or float features, as the
+            encoder takes them.
+        pseudo_label : callable
+            From the weak view's logits (B, C) to :class:`~.self_training.PseudoLabels`. Strong
+            views that are not kept have no loss, so they are not encoded at all.
+        main, labeled : Tensor of shape (B, 3, S, S) or (B, d), or None, default=None
+            Main samples and labeled images, where there are any.
 
         Returns
         -------
-        dict of str to Tensor
-            Logits (B, C) under the names of the arguments that were given. Those of ``weak``
-            carry no gradient. With ``keep_strong``, ``"strong"`` holds only the rows that
-            ``"kept"`` (B,) marks.
+        dict of str
+            ``"pseudo"``, the :class:`~.self_training.PseudoLabels` that the weak view gave,
+            without gradient; ``"strong"``, the logits (n_kept, C) of the rows that they keep;
+            and the logits (B, C) of ``"main"`` and ``"labeled"`` where these were given.
         """
         texts = self.text_features("main")
-        logits = {}
-        if weak is not None:
-            with torch.no_grad():
-                logits["weak"] = self._similarities(self.features(weak, "main"), texts)
-        if strong is not None and self.keep_strong is not None:
-            logits["kept"] = self.keep_strong(logits["weak"])
-            strong = strong[logits["kept"]]
-        given = {"labeled": labeled, "main": main, "strong": strong}
+        with torch.no_grad():
+            weak_logits = self._similarities(self.features(weak, "main"), texts)
+        pseudo = pseudo_label(weak_logits)
+        given = {"labeled": labeled, "main": main, "strong": strong[pseudo.kept]}
         batches = {name: batch for name, batch in given.items() if batch is not None}
-        if batches:
-            together = self.encoder.encode_images(torch.cat(list(batches.values())))
-            parts = together.split([len(batch) for batch in batches.values()])
-            for name, part in zip(batches, parts, strict=True):
-                branch = "pseudo" if name == "strong" else "main"
-                logits[name] = self._similarities(self._adapt_images(part, branch), texts)
-        return logits
+        together = self.encoder.encode_images(torch.cat(list(batches.values())))
+        parts = together.split([len(batch) for batch in batches.values()])
+        outputs: dict[str, Any] = {"pseudo": pseudo}
+        for name, part in zip(batches, parts, strict=True):
+            branch = "pseudo" if name == "strong" else "main"
+            outputs[name] = self._similarities(self._adapt_images(part, branch), texts)
+        return outputs
 
-    def features(self, inputs: Tensor, branch: str = "prompts") -> Tensor:
+    def features(self, inputs: Tensor, branch: str = "no_adapters") -> Tensor:
         """Encode images.
 
         Parameters
         ----------
         inputs : Tensor of shape (B, 3, S, S) or (B, d)
             uint8 pixels or float features, as the encoder takes them.
-        branch : {"prompts", "main", "pseudo"}, default="prompts"
-            The visual adapter to apply; "prompts" applies none.
+        branch : {"no_adapters", "main", "pseudo"}, default="no_adapters"
+            The visual adapter to apply; "no_adapters" applies none.
 
         Returns
         -------
@@ -211,13 +137,13 @@ class DualAdapterModule(nn.Module):
         """
         return self._adapt_images(self.encoder.encode_images(inputs), branch)
 
-    def text_features(self, branch: str = "prompts") -> Tensor:
+    def text_features(self, branch: str = "no_adapters") -> Tensor:
         """Encode the classes.
 
         Parameters
         ----------
-        branch : {"prompts", "main", "pseudo"}, default="prompts"
-            "prompts" leaves the text adapter out; both others apply it.
+        branch : {"no_adapters", "main", "pseudo"}, default="no_adapters"
+            "no_adapters" leaves the text adapter out; both others apply it.
 
         Returns
         -------
@@ -227,7 +153,7 @@ class DualAdapterModule(nn.Module):
         return self._adapt_texts(self.encoder.encode_texts(), branch)
 
     def logits(
-        self, image_features: Tensor, text_features: Tensor, inference: str = "prompts"
+        self, image_features: Tensor, text_features: Tensor, inference: str = "no_adapters"
     ) -> Tensor:
         """Compare images with classes.
 
@@ -237,8 +163,8 @@ class DualAdapterModule(nn.Module):
             What :meth:`features` gives without a branch.
         text_features : Tensor of shape (C, d)
             What :meth:`text_features` gives without a branch, encoded once for all images.
-        inference : {"prompts", "main", "pseudo", "ensemble"}, default="prompts"
-            "prompts" switches all adapters off, as the paper does. "ensemble" averages the
+        inference : {"no_adapters", "main", "pseudo", "ensemble"}, default="no_adapters"
+            "no_adapters" switches all adapters off, as the paper does. "ensemble" averages the
             probabilities of the main and the pseudo branch.
 
         Returns
@@ -265,10 +191,10 @@ class DualAdapterModule(nn.Module):
 
     def _adapt_images(self, features: Tensor, branch: str) -> Tensor:
         adapters = {"main": self.main_adapter, "pseudo": self.pseudo_adapter}
-        return _in_float32(adapters[branch], features) if branch != "prompts" else features
+        return _in_float32(adapters[branch], features) if branch != "no_adapters" else features
 
     def _adapt_texts(self, features: Tensor, branch: str) -> Tensor:
-        return _in_float32(self.text_adapter, features) if branch != "prompts" else features
+        return _in_float32(self.text_adapter, features) if branch != "no_adapters" else features
 
     def _similarities(self, images: Tensor, texts: Tensor) -> Tensor:
         return self.logit_scale * _in_float32(torch.matmul, images, texts.T)

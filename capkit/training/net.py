@@ -1,74 +1,19 @@
-"""The skorch net: CAP's loss, and a step that stops with a reason."""
+"""The skorch net: the sum of the streams' losses, and a step that stops with a reason."""
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.hf import AccelerateMixin
 from skorch.utils import to_tensor
 from torch import Tensor
 
+from capkit._memory import is_out_of_memory
 from capkit.exceptions import OutOfMemoryError, TrainingDivergedError
-from capkit.margins import margin_cross_entropy
-from capkit.training.config import TrainingConfig
-from capkit.training.state import SelfTraining
+from capkit.training.schedule import Schedule
+from capkit.training.self_training import EpochPredictions, SelfTraining, SelfTrainingState
 
-__all__ = ["AcceleratedCAPNet", "CAPNet", "EpochPredictions", "PseudoLabeler", "is_out_of_memory"]
-
-_LOSSES = ("labeled", "main", "pseudo")
-
-
-@dataclasses.dataclass(frozen=True)
-class PseudoLabeler:
-    """From the logits of the weak view to pseudolabels.
-
-    Parameters
-    ----------
-    tau : float
-        Confidence above which a pseudolabel trains the pseudo branch.
-    classes : Tensor of shape (n_allowed,) or None, default=None
-        The only classes that unlabeled images may belong to; None means all. The probabilities
-        are over these.
-    """
-
-    tau: float
-    classes: Tensor | None = None
-
-    def predict(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Confidence and class index of each row of logits (B, C)."""
-        if self.classes is None:
-            confidence, labels = logits.softmax(dim=1).max(dim=1)
-            return confidence, labels
-        classes = self.classes.to(logits.device)
-        confidence, position = logits[:, classes].softmax(dim=1).max(dim=1)
-        return confidence, classes[position]
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Whether each row's confidence is above `tau`, shape (B,), bool."""
-        return self.predict(logits)[0] > self.tau
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochPredictions:
-    """Weak-view predictions and losses of one epoch, over all processes.
-
-    Parameters
-    ----------
-    indices : ndarray of shape (n_drawn,), int64
-        The unlabeled images in the order in which they were drawn.
-    labels : ndarray of shape (n_drawn,), int64
-    confidence : ndarray of shape (n_drawn,), float32
-    losses : dict of str to float
-        Mean of each part of the loss over the steps.
-    """
-
-    indices: np.ndarray
-    labels: np.ndarray
-    confidence: np.ndarray
-    losses: dict[str, float]
+__all__ = ["AcceleratedCAPNet", "CAPNet"]
 
 
 class CAPNet(NeuralNet):
@@ -81,23 +26,24 @@ class CAPNet(NeuralNet):
     ----------
     *args, **kwargs
         Of :class:`skorch.NeuralNet`.
-    state : SelfTraining
-    config : TrainingConfig
-    pseudo_labeler : PseudoLabeler
+    state : SelfTrainingState
+    schedule : Schedule
+    self_training : SelfTraining
+        Gives the loss of each sample.
     """
 
     def __init__(
         self,
         *args,
-        state: SelfTraining,
-        config: TrainingConfig,
-        pseudo_labeler: PseudoLabeler,
+        state: SelfTrainingState,
+        schedule: Schedule,
+        self_training: SelfTraining,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.state = state
-        self.config = config
-        self.pseudo_labeler = pseudo_labeler
+        self.schedule = schedule
+        self.self_training = self_training
 
     def initialize_criterion(self):
         """Do without a criterion, which accelerate would wrap: the loss is in get_loss."""
@@ -112,7 +58,7 @@ class CAPNet(NeuralNet):
         if not self.initialized_:
             self.initialize()
         self.notify("on_train_begin", X=X, y=y)
-        self.fit_loop(X, y, epochs=self.config.epochs - self.state.epoch)
+        self.fit_loop(X, y, epochs=self.schedule.epochs - self.state.epoch)
         self.notify("on_train_end", X=X, y=y)
         return self
 
@@ -128,7 +74,9 @@ class CAPNet(NeuralNet):
         """Run the module on its device, its towers in bfloat16 on a GPU."""
         device = next(self.module_.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return self.module_(**to_tensor(x, device), **fit_params)
+            return self.module_(
+                **to_tensor(x, device), pseudo_label=self.self_training.pseudo_label, **fit_params
+            )
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Sum of the mean losses of the streams (method, section 3).
@@ -152,36 +100,31 @@ class CAPNet(NeuralNet):
             If the loss is NaN or infinite.
         """
         y_true = {name: target.to(self.margin_.device) for name, target in y_true.items()}
-        parts = {
-            name: margin_cross_entropy(y_pred[name], y_true[name], self.margin_)
-            for name in ("labeled", "main")
-            if name in y_pred
-        }
-        confidence, labels = self.pseudo_labeler.predict(y_pred["weak"])
-        parts["pseudo"] = self._kept_mean(y_pred["strong"], labels, y_pred["kept"])
+        losses = self.self_training.losses(y_pred, y_true, self.margin_)
+        parts = {name: self._mean(values) for name, values in losses.items()}
         loss = torch.stack(list(parts.values())).sum()
         self._check_finite(loss, parts)
-        self.predictions_.append((y_true["unlabeled"], labels, confidence))
+        pseudo = y_pred["pseudo"]
+        self.predictions_.append((y_true["unlabeled"], pseudo.labels, pseudo.confidence))
         self.losses_.append({name: part.detach() for name, part in parts.items()})
         return loss
 
-    def _kept_mean(self, logits: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
-        # The mean over what all processes kept: gradients are averaged over the processes, so
-        # a mean over this one's images would weigh an image by how few its process kept.
-        losses = margin_cross_entropy(logits, labels[kept], self.margin_, reduction="none")
-        n_kept = self.sum_over_processes(kept.sum())
-        return losses.sum() * self.n_processes / n_kept.clamp(min=1)
+    def _mean(self, losses: Tensor) -> Tensor:
+        # The mean over the samples of all processes: gradients are averaged over the processes,
+        # so a mean over this one's samples would weigh one by how few its process has.
+        n_samples = self.sum_over_processes(torch.tensor(len(losses), device=losses.device))
+        return losses.sum() * self.n_processes / n_samples.clamp(min=1)
 
     def _check_finite(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
         if torch.isfinite(loss):
             return
-        step = len(self.losses_) + self.state.epoch * self.config.steps_per_epoch
+        step = len(self.losses_) + self.state.epoch * self.schedule.steps_per_epoch
         values = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
         raise TrainingDivergedError(
-            f"the loss became {loss.item()} in step {step + 1} of {self.config.total_steps} "
+            f"the loss became {loss.item()} in step {step + 1} of {self.schedule.total_steps} "
             f"(epoch {self.state.epoch + 1}; {values}) at learning rate "
             f"{self.optimizer_.param_groups[0]['lr']:g}. Lower learning_rate (it is "
-            f"{self.config.learning_rate:g}), raise warmup_epochs or lower m."
+            f"{self.schedule.learning_rate:g}), raise warmup_epochs or lower m."
         )
 
     def train_step(self, batch, **fit_params):
@@ -201,7 +144,7 @@ class CAPNet(NeuralNet):
             raise OutOfMemoryError(
                 f"a training step does not fit into the memory of {self.margin_.device}: "
                 f"{len(self.margin_)} classes, batches {sizes}. Lower batch_size (it is "
-                f"{self.config.batch_size}) or prompt_length, or use tuning='adapter', which "
+                f"{self.schedule.batch_size}) or prompt_length, or use tuning='adapter', which "
                 f"runs no tower. The device said: {str(error).splitlines()[0]}"
             ) from error
 
@@ -219,7 +162,8 @@ class CAPNet(NeuralNet):
             mean = torch.stack([parts[name] for parts in self.losses_]).mean()
             losses[name] = (self.sum_over_processes(mean) / self.n_processes).item()
         indices, labels, confidence = columns
-        return EpochPredictions(indices, labels, confidence, losses)
+        rate = self.optimizer_.param_groups[0]["lr"]
+        return EpochPredictions(indices, labels, confidence, losses, rate)
 
     @property
     def n_processes(self) -> int:
@@ -264,19 +208,3 @@ class AcceleratedCAPNet(AccelerateMixin, CAPNet):
     def bare_module(self) -> torch.nn.Module:
         """The module without what accelerate wraps around it."""
         return self.accelerator.unwrap_model(self.module_)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory ran out, on a GPU or on the CPU.
-
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    bool
-    """
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

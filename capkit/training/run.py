@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capkit._seeding import seeded
-from capkit.backbones import load_backbone
 from capkit.exceptions import CapkitError, CheckpointError
 from capkit.training.callbacks import Checkpoint, LearningRate, ProgressBar, SelfTrainingUpdate
-from capkit.training.config import TrainingConfig
-from capkit.training.feature_views import make_feature_view
-from capkit.training.module import DualAdapterModule, FeatureEncoder, PromptedEncoder
-from capkit.training.net import AcceleratedCAPNet, CAPNet, PseudoLabeler
-from capkit.training.state import CHECKPOINT_NAME, SelfTraining, read_checkpoint
+from capkit.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
+from capkit.training.module import DualAdapterModule, Encoder
+from capkit.training.net import AcceleratedCAPNet, CAPNet
+from capkit.training.schedule import Schedule
+from capkit.training.self_training import SelfTraining, SelfTrainingState
 from capkit.training.streams import ThreeStreams, TrainingImages
-from capkit.training.views import make_strong_view
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from capkit.backbones import Backbone
-    from capkit.margins import MarginCalibrator
-
-__all__ = ["TrainingTask", "train"]
+__all__ = ["TrainingTask", "check_devices", "train"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,90 +37,58 @@ class TrainingTask:
 
     Parameters
     ----------
-    config : TrainingConfig
+    schedule : Schedule
+    seed : int
+        Of the first weights, the batches and the views.
     images : TrainingImages
         Inputs and labels.
-    image_features : ndarray of shape (n, d)
-        Of the frozen backbone.
-    text_features : ndarray of shape (C, d)
-        As aligned.
+    strong_view : callable
+        From the positions (B,) of images to a Tensor of their strong views.
+    load_encoder : callable
+        From the name of a device to a function that builds an untrained
+        :class:`~.module.Encoder` there.
     logit_scale : float
-    main_labels : ndarray of shape (n,), int64
-        Classes of the first main samples, -1 for the other images.
-    calibrator : MarginCalibrator
-        Unfitted.
-    seen : ndarray of int
-        Labeled classes of ``trzsl``; empty in the other paradigms.
-    fingerprint : mapping of str to JSON values
+    adapter_dim : int
+    adapter_weight : float
+    self_training : SelfTraining
+        Which images train, with which labels.
+    fingerprint : mapping of str to plain values
         What a checkpoint must agree with.
     device : str
-    backbone : str or None, default=None
-        Name of the backbone whose prompts are trained.
-    prompts : sequence of str or None, default=None
-        The text behind each class, for prompt tuning.
-    shift : ndarray of shape (C, d) or None, default=None
-        Added to the text tower's features, for classes that were aligned without a text.
     checkpoint_dir : path or None, default=None
     n_devices : int, default=1
     verbose : int, default=0
     """
 
-    config: TrainingConfig
+    schedule: Schedule
+    seed: int
     images: TrainingImages
-    image_features: np.ndarray
-    text_features: np.ndarray
+    strong_view: Callable[[np.ndarray], Tensor]
+    load_encoder: Callable[[str], Callable[[], Encoder]]
     logit_scale: float
-    main_labels: np.ndarray
-    calibrator: MarginCalibrator
-    seen: np.ndarray
+    adapter_dim: int
+    adapter_weight: float
+    self_training: SelfTraining
     fingerprint: Mapping[str, Any]
     device: str
-    backbone: str | None = None
-    prompts: Sequence[str] | None = None
-    shift: np.ndarray | None = None
     checkpoint_dir: str | os.PathLike | None = None
     n_devices: int = 1
     verbose: int = 0
 
-    @property
-    def pseudo_labeler(self) -> PseudoLabeler:
-        """Rule of the pseudolabels: unlabeled images belong to classes that are not seen."""
-        if not len(self.seen):
-            return PseudoLabeler(self.calibrator.tau)
-        unseen = np.setdiff1d(np.arange(len(self.text_features)), self.seen)
-        return PseudoLabeler(self.calibrator.tau, torch.from_numpy(unseen))
-
-    def new_state(self) -> SelfTraining:
-        """State before the first epoch."""
-        return SelfTraining.start(self.main_labels, n_classes=len(self.text_features))
-
     def build_module(self, device: str) -> DualAdapterModule:
         """Untrained module, the same for the same seed."""
-        # Loading takes the registry's lock and then the generator's: not the other way round here.
-        backbone = None if self.backbone is None else load_backbone(self.backbone, device=device)
-        with seeded(self.config.seed):
+        # Loading takes the registry's lock and then the generator's: not the other way round.
+        build_encoder = self.load_encoder(device)
+        with seeded(self.seed):
             return DualAdapterModule(
-                self._build_encoder(backbone),
+                build_encoder(),
                 self.logit_scale,
-                adapter_dim=self.config.adapter_dim,
-                adapter_weight=self.config.adapter_weight,
-                keep_strong=self.pseudo_labeler,
+                adapter_dim=self.adapter_dim,
+                adapter_weight=self.adapter_weight,
             )
 
-    def _build_encoder(self, backbone: Backbone | None) -> nn.Module:
-        if backbone is None:
-            return FeatureEncoder(torch.tensor(self.text_features))
-        return PromptedEncoder(
-            backbone,
-            self.prompts,
-            shift=None if self.shift is None else torch.tensor(self.shift),
-            context=self.config.prompt_init,
-            prompt_length=self.config.prompt_length,
-            prompt_depth=self.config.prompt_depth,
-        )
 
-
-def train(task: TrainingTask) -> tuple[SelfTraining, DualAdapterModule]:
+def train(task: TrainingTask) -> tuple[SelfTrainingState, DualAdapterModule]:
     """Run a training to its end, or what is left of it.
 
     Parameters
@@ -133,7 +97,7 @@ def train(task: TrainingTask) -> tuple[SelfTraining, DualAdapterModule]:
 
     Returns
     -------
-    state : SelfTraining
+    state : SelfTrainingState
     module : DualAdapterModule
         Trained, on the device of the task.
 
@@ -148,13 +112,44 @@ def train(task: TrainingTask) -> tuple[SelfTraining, DualAdapterModule]:
         net = _train_here(task)
         return net.state, net.module_.eval()
     if task.checkpoint_dir is not None:
-        return _train_in_processes(task)
+        return _train_in_processes(task, Path(task.checkpoint_dir))
     with tempfile.TemporaryDirectory(prefix="capkit-") as folder:
-        return _train_in_processes(dataclasses.replace(task, checkpoint_dir=folder))
+        task = dataclasses.replace(task, checkpoint_dir=folder)
+        return _train_in_processes(task, Path(folder))
+
+
+def check_devices(n_devices: int, batch_size: int) -> None:
+    """Raise if a training cannot be spread over this many processes.
+
+    Parameters
+    ----------
+    n_devices : int
+    batch_size : int
+        Images of a stream in a step, over all devices.
+
+    Raises
+    ------
+    ValueError
+        If they cannot share a batch.
+    ImportError
+        If there are several and accelerate is missing.
+    """
+    if n_devices == 1:
+        return
+    if batch_size % n_devices:
+        raise ValueError(
+            f"expected batch_size to be a multiple of n_devices={n_devices}, got {batch_size}: "
+            "each device takes an equal part."
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ImportError(
+            f"n_devices={n_devices} needs accelerate, which is not installed. "
+            "Run: python -m pip install accelerate"
+        )
 
 
 def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> CAPNet:
-    config, state = task.config, task.new_state()
+    schedule, state = task.schedule, task.self_training.start()
     rank = 0 if accelerator is None else accelerator.process_index
     device = task.device if accelerator is None else str(accelerator.device)
     progress = [ProgressBar()] if task.verbose and rank == 0 else []
@@ -162,19 +157,19 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
         module=task.build_module(device),
         criterion=None,  # the loss is in get_loss
         state=state,
-        config=config,
-        pseudo_labeler=task.pseudo_labeler,
-        max_epochs=config.epochs,
-        batch_size=config.batch_size,
+        schedule=schedule,
+        self_training=task.self_training,
+        max_epochs=schedule.epochs,
+        batch_size=schedule.batch_size,
         iterator_train=ThreeStreams,
-        iterator_train__steps=config.steps_per_epoch,
-        iterator_train__seed=config.seed,
+        iterator_train__steps=schedule.steps_per_epoch,
+        iterator_train__seed=task.seed,
         iterator_train__state=state,
-        iterator_train__strong_view=_strong_view(config),
+        iterator_train__strong_view=task.strong_view,
         train_split=None,
         callbacks=[LearningRate(), *_epoch_end_callbacks(task, rank), *progress],
         verbose=0,
-        **_optimizer(config),
+        **schedule.optimizer_arguments(),
     )
     if accelerator is None:
         net = CAPNet(device=device, **arguments)
@@ -194,37 +189,16 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
 
 def _epoch_end_callbacks(task: TrainingTask, rank: int) -> list:
     # In this order: the checkpoint holds what the update has made of the epoch.
-    callbacks = [
-        SelfTrainingUpdate(
-            task.calibrator,
-            task.image_features,
-            task.text_features,
-            len(task.images.unlabeled),
-            task.seen,
-        )
-    ]
+    callbacks: list = [SelfTrainingUpdate()]
     if task.checkpoint_dir is not None:
         path = Path(task.checkpoint_dir) / CHECKPOINT_NAME
         callbacks.append(Checkpoint(path, task.fingerprint, write=rank == 0))
     return callbacks
 
 
-def _strong_view(config: TrainingConfig) -> Callable[[Tensor], Tensor]:
-    if config.tuning == "adapter":
-        return make_feature_view(config.augment)
-    return make_strong_view(config.augment)
-
-
-def _optimizer(config: TrainingConfig) -> dict[str, Any]:
-    common = {"lr": config.learning_rate, "optimizer__weight_decay": config.weight_decay}
-    if config.optimizer == "sgd":
-        momentum = {"optimizer__momentum": config.momentum}
-        return {"optimizer": torch.optim.SGD, **momentum, **common}
-    betas = {"optimizer__betas": (config.momentum, 0.999)}
-    return {"optimizer": torch.optim.AdamW, **betas, **common}
-
-
-def _train_in_processes(task: TrainingTask) -> tuple[SelfTraining, DualAdapterModule]:
+def _train_in_processes(
+    task: TrainingTask, folder: Path
+) -> tuple[SelfTrainingState, DualAdapterModule]:
     """Train on several devices; what they learned comes back through the last checkpoint."""
     import torch.multiprocessing
 
@@ -247,8 +221,9 @@ def _train_in_processes(task: TrainingTask) -> tuple[SelfTraining, DualAdapterMo
         for process in processes.processes:
             process.terminate()
         raise
-    state, module = task.new_state(), task.build_module(task.device).to(task.device)
-    path = Path(task.checkpoint_dir) / CHECKPOINT_NAME
+    state = task.self_training.start()
+    module = task.build_module(task.device).to(task.device)
+    path = folder / CHECKPOINT_NAME
     if not read_checkpoint(path, state, module, None, task.fingerprint):
         raise CheckpointError(f"the training's processes left no checkpoint in {path}")
     return state, module.eval()

@@ -1,10 +1,66 @@
-"""The learning rate as a pure function of the step, so that resuming is exact."""
+"""How long and how fast a training runs; the learning rate is a pure function of the step."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
-__all__ = ["learning_rate"]
+import torch
+
+__all__ = ["Schedule", "learning_rate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Numbers of one training (method, section 3).
+
+    Parameters
+    ----------
+    epochs : int
+    steps_per_epoch : int
+    batch_size : int
+        Images of each stream in a step, over all processes.
+    optimizer : {"sgd", "adamw"}
+    learning_rate : float
+        At the end of the warm-up.
+    momentum : float
+        Of SGD; the first beta of AdamW.
+    weight_decay : float
+    warmup_epochs : int
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    warmup_epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        """Number of optimiser steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0 over all epochs."""
+        return learning_rate(
+            step,
+            base=self.learning_rate,
+            total_steps=self.total_steps,
+            warmup_steps=self.warmup_epochs * self.steps_per_epoch,
+        )
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """What a skorch net takes to build the optimiser."""
+        common = {"lr": self.learning_rate, "optimizer__weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            momentum = {"optimizer__momentum": self.momentum}
+            return {"optimizer": torch.optim.SGD, **momentum, **common}
+        betas = {"optimizer__betas": (self.momentum, 0.999)}
+        return {"optimizer": torch.optim.AdamW, **betas, **common}
 
 
 def learning_rate(step: int, *, base: float, total_steps: int, warmup_steps: int) -> float:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from capkit._seeding import seeded
 
 if TYPE_CHECKING:
-    from capkit.training.state import SelfTraining
+    from capkit.training.self_training import SelfTrainingState
 
 __all__ = ["ThreeStreams", "TrainingImages", "epoch_positions"]
 
@@ -90,9 +90,9 @@ class ThreeStreams:
     """Batches of one epoch; skorch's ``iterator_train``.
 
     A batch is ``(inputs, targets)``, two dictionaries. ``inputs`` has the keyword arguments of
-    :class:`~capkit.training.module.DualAdapterModule`: ``main``, ``weak``, ``strong`` and, where
-    there are labels, ``labeled``. ``targets`` has the classes of ``main`` and ``labeled``, and
-    the indices of the unlabeled images of the two views as ``unlabeled``.
+    :class:`~capkit.training.module.DualAdapterModule`: ``weak``, ``strong`` and, where there are
+    such images, ``main`` and ``labeled``. ``targets`` has what these two learn, and the indices
+    of the unlabeled images of the two views as ``unlabeled``.
 
     Parameters
     ----------
@@ -102,10 +102,11 @@ class ThreeStreams:
     steps : int
         Steps of an epoch.
     seed : int
-    state : SelfTraining
+    state : SelfTrainingState
         Gives the epoch and the main samples.
     strong_view : callable
-        Tensor of inputs -> Tensor of inputs; draws from torch's global generator.
+        From the positions (B,) of images to a Tensor of their strong views; draws from torch's
+        global generator.
     rank : int, default=0
         Number of this process among `n_processes`, each of which gets an equal part of every
         batch: the parts in the order of the processes make the batch of a single one.
@@ -119,8 +120,8 @@ class ThreeStreams:
         batch_size: int,
         steps: int,
         seed: int,
-        state: SelfTraining,
-        strong_view: Callable[[Tensor], Tensor],
+        state: SelfTrainingState,
+        strong_view: Callable[[np.ndarray], Tensor],
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
@@ -139,26 +140,30 @@ class ThreeStreams:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        epoch, main_labels = self.state.epoch, self.state.main_labels
+        epoch = self.state.epoch
         unlabeled = self._draw(self.unlabeled, epoch, _UNLABELED)
-        main = self._draw(np.flatnonzero(main_labels >= 0), epoch, _MAIN)[:, self.part]
-        labeled = None
-        if len(self.labeled):
-            labeled = self._draw(self.labeled, epoch, _LABELED)[:, self.part]
+        main = self._draw(np.flatnonzero(self.state.main_labels >= 0), epoch, _MAIN)
+        labeled = self._draw(self.labeled, epoch, _LABELED)
         for step in range(self.steps):
             weak = unlabeled[step, self.part]
             inputs = {
-                "main": self.images[main[step]],
                 "weak": self.images[weak],
                 "strong": self._strong(unlabeled[step], epoch, step),
             }
-            targets = {"main": main_labels[main[step]], "unlabeled": weak}
-            if labeled is not None:
-                inputs["labeled"] = self.images[labeled[step]]
-                targets["labeled"] = self.images.labels[labeled[step]]
+            targets = {"unlabeled": weak}
+            if main.size:
+                rows = main[step, self.part]
+                inputs["main"] = self.images[rows]
+                targets["main"] = self.state.main_targets(rows)
+            if labeled.size:
+                rows = labeled[step, self.part]
+                inputs["labeled"] = self.images[rows]
+                targets["labeled"] = self.images.labels[rows]
             yield inputs, {name: torch.from_numpy(values) for name, values in targets.items()}
 
     def _draw(self, images: np.ndarray, epoch: int, stream: int) -> np.ndarray:
+        if not len(images):
+            return images
         key = (self.seed, epoch, stream)
         return images[epoch_positions(len(images), self.steps, self.batch_size, key)]
 
@@ -168,4 +173,4 @@ class ThreeStreams:
         key = [self.seed, epoch, step, _STRONG_VIEW]
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
         with seeded(seed):
-            return self.strong_view(self.images[unlabeled])[self.part]
+            return self.strong_view(unlabeled)[self.part]

@@ -6,7 +6,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from tiny_models import CONTEXT_LENGTH, build_model
 
 from capkit.backbones.prompting import find_text_tower
-from capkit.training.prompts import MaplePrompts, place_context
+from capkit.tuning.maple import MaplePrompts, place_context
 
 START, A, PHOTO, OF, CAT, END = 49406, 320, 1125, 539, 2368, 49407
 tokenize = SimpleTokenizer(context_length=CONTEXT_LENGTH)

@@ -8,21 +8,23 @@ import torch
 from torch import nn
 
 from capkit.exceptions import CheckpointError, CheckpointMismatchError
-from capkit.training.state import (
-    SelfTraining,
+from capkit.training.checkpoint import (
+    digest,
+    plain,
     read_checkpoint,
     read_fingerprint,
     write_checkpoint,
 )
+from capkit.training.self_training import SelfTrainingState
 
-FINGERPRINT = {"classes": ["cat", "dog"], "augment": 0.5, "betas": (0.9, 0.999)}
+FINGERPRINT = plain({"classes": ["cat", "dog"], "augment": 0.5, "betas": (0.9, 0.999)})
 
 
 def make_training(optimizer_class, n_steps=0, seed=0, **options):
     torch.manual_seed(seed)
     module = nn.Linear(3, 2)
     optimizer = optimizer_class(module.parameters(), lr=0.1, **options)
-    state = SelfTraining.start(np.array([-1, 0, 1, -1]), n_classes=2)
+    state = SelfTrainingState.before_training(np.array([-1, 0, 1, -1]), n_classes=2)
     for _ in range(n_steps):
         make_step(module, optimizer)
     return state, module, optimizer
@@ -36,7 +38,7 @@ def make_step(module, optimizer):
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "folder" / "training.safetensors"
+    return tmp_path / "folder" / "training.pt"
 
 
 @pytest.mark.parametrize(
@@ -99,11 +101,11 @@ def test_another_training_s_checkpoint_is_refused_and_the_difference_named(path)
     assert "classes" not in message
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x08\0\0\0\0\0\0\0{}      "])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04", b"\x80\x04K\x01."])
 def test_a_damaged_file_is_named(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"training\.safetensors is not a .* Delete it"):
+    with pytest.raises(CheckpointError, match=r"training\.pt is not a .* Delete it"):
         read_checkpoint(path, *make_training(torch.optim.SGD), FINGERPRINT)
 
 
@@ -130,3 +132,44 @@ def test_a_failed_write_is_an_error_and_keeps_the_last_epoch(path, monkeypatch):
     assert read_checkpoint(path, state, module, optimizer, FINGERPRINT)
     assert state.epoch == 1
     assert os.listdir(path.parent) == [path.name]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_reading_executes_nothing(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path.parent.mkdir()
+    torch.save({"format": Evil()}, path)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_fingerprint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_format_is_named(path):
+    path.parent.mkdir()
+    torch.save({"format": 99}, path)
+    with pytest.raises(CheckpointError, match="format 99, expected 2: by another version"):
+        read_fingerprint(path)
+
+
+def test_plain_values_can_be_compared_between_runs():
+    class View:
+        pass
+
+    def augment(image):
+        return image
+
+    first, second = (plain({"view": View(), "augment": augment, "k": np.int64(3)}) for _ in "ab")
+    assert first == second
+    assert first["k"] == 3 and type(first["k"]) is int
+    assert first["augment"].endswith("augment")
+    assert plain(np.array([[0.5]])) == [[0.5]]
+
+
+def test_digest_tells_arrays_apart():
+    array = np.arange(6.0).reshape(2, 3)
+    assert digest(array) == digest(np.asfortranarray(array))
+    assert digest(array) != digest(array[::-1])

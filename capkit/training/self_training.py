@@ -1,0 +1,380 @@
+"""Which images train, with which labels: the one home of pseudolabels.
+
+:class:`SelfTraining` is what a training asks; :class:`CAPSelfTraining` answers as the method says.
+Another method of self-training is another subclass: it may fix the first choice (no renewal),
+grow it round by round, keep no strong view, or give each image several candidate labels.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import Tensor
+
+from capkit._validation import UNLABELED
+from capkit.margins import class_counts_above, margin_cross_entropy
+from capkit.pseudolabels import main_sample_target, renew_main_samples, top_k_pseudo_labels
+
+__all__ = [
+    "CAPSelfTraining",
+    "EpochPredictions",
+    "PseudoLabels",
+    "SelfTraining",
+    "SelfTrainingState",
+    "class_balance",
+]
+
+
+class PseudoLabels(NamedTuple):
+    """What the weak view of a batch says of the strong one.
+
+    Attributes
+    ----------
+    labels : Tensor of shape (B,), int64
+        Class of each image.
+    confidence : Tensor of shape (B,), float32
+        Its probability.
+    kept : Tensor of shape (B,), bool
+        Whether the strong view trains on it.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    kept: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EpochPredictions:
+    """Weak-view predictions and losses of one epoch, over all processes.
+
+    Parameters
+    ----------
+    indices : ndarray of shape (n_drawn,), int64
+        The unlabeled images in the order in which they were drawn.
+    labels : ndarray of shape (n_drawn,), int64
+    confidence : ndarray of shape (n_drawn,), float32
+    losses : dict of str to float
+        Mean of each part of the loss over the steps.
+    learning_rate : float
+        Of the last step.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    confidence: np.ndarray
+    losses: dict[str, float]
+    learning_rate: float
+
+
+@dataclasses.dataclass(eq=False)
+class SelfTrainingState:
+    """What a training knows between two epochs; changed at the end of every epoch.
+
+    Every field that is an array goes into checkpoints.
+
+    Parameters
+    ----------
+    main_labels : ndarray of shape (n,), int64
+        Pseudolabel of each main sample, the unlabeled images that train the main branch; -1 for
+        the other images.
+    margin_matrix : ndarray of shape (C, C), float32
+        Margin of the epoch that comes.
+    pseudo_labels : ndarray of shape (n,), int64
+        Last weak-view prediction of each image, -1 where there is none.
+    confidence : ndarray of shape (n,), float32
+        Its probability.
+    epoch : int, default=0
+        Epochs completed.
+    history : list of dict
+        One row of numbers for each completed epoch.
+    """
+
+    main_labels: np.ndarray
+    margin_matrix: np.ndarray
+    pseudo_labels: np.ndarray
+    confidence: np.ndarray
+    epoch: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def before_training(cls, main_labels: np.ndarray, n_classes: int) -> SelfTrainingState:
+        """State before the first epoch: main samples, no margin, no predictions."""
+        return cls(
+            main_labels=main_labels,
+            margin_matrix=np.zeros((n_classes, n_classes), dtype=np.float32),
+            pseudo_labels=np.full(len(main_labels), UNLABELED, dtype=np.int64),
+            confidence=np.zeros(len(main_labels), dtype=np.float32),
+        )
+
+    def main_targets(self, indices: np.ndarray) -> np.ndarray:
+        """What the main branch learns for these images: their class, shape (B,)."""
+        return self.main_labels[indices]
+
+
+class SelfTraining(abc.ABC):
+    """What a training asks about its labels; picklable, so that other processes can ask too."""
+
+    @abc.abstractmethod
+    def start(self) -> SelfTrainingState:
+        """Choose the first main samples.
+
+        Returns
+        -------
+        SelfTrainingState
+            The same in every call. Without main samples that stream is left out.
+        """
+
+    @abc.abstractmethod
+    def pseudo_label(self, weak_logits: Tensor) -> PseudoLabels:
+        """Label a batch by its weak view.
+
+        Parameters
+        ----------
+        weak_logits : Tensor of shape (B, C)
+            Without gradient.
+
+        Returns
+        -------
+        PseudoLabels
+            Strong views that are not kept are not encoded.
+        """
+
+    @abc.abstractmethod
+    def losses(
+        self, outputs: Mapping[str, Any], targets: Mapping[str, Tensor], margin: Tensor
+    ) -> dict[str, Tensor]:
+        """Loss of each sample of each stream; the training adds the streams' means.
+
+        Parameters
+        ----------
+        outputs : mapping of str
+            Logits ``"labeled"`` (where there are labels) and ``"main"`` (where there are main
+            samples), of shape (B, C); ``"strong"`` of the kept images, (n_kept, C); and
+            ``"pseudo"``, the :class:`PseudoLabels` of the whole batch.
+        targets : mapping of str to Tensor
+            ``"labeled"``, classes of shape (B,), and ``"main"``, what the state's
+            ``main_targets`` gives.
+        margin : Tensor of shape (C, C)
+            The state's margin matrix, on the device of the logits.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (n_samples,)
+            By the name of the stream; ``n_samples`` may be 0.
+        """
+
+    @abc.abstractmethod
+    def end_epoch(self, state: SelfTrainingState, epoch: EpochPredictions) -> None:
+        """Learn from an epoch: append to the history, change margin and main samples.
+
+        Parameters
+        ----------
+        state : SelfTrainingState
+            Changed.
+        epoch : EpochPredictions
+        """
+
+
+class _Calibrator(Protocol):
+    """What is needed of a MarginCalibrator."""
+
+    margin_matrix_: np.ndarray
+
+    def fit_from_predictions(self, image_features, text_features, labels, confidence, seen): ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CAPSelfTraining(SelfTraining):
+    """Self-training as the method has it (sections 1 to 3).
+
+    Parameters
+    ----------
+    image_features : ndarray of shape (n, d)
+        ``Z``, of the frozen backbone, unit rows.
+    text_features : ndarray of shape (C, d)
+        ``W``, as aligned, unit rows.
+    logit_scale : float
+        ``s``.
+    labels : ndarray of shape (n,), int64
+        -1 where unlabeled. Only unlabeled images get pseudolabels.
+    seen : ndarray of int
+        Classes that no unlabeled image belongs to (``trzsl``); empty in the other paradigms.
+    aligned : ndarray of int
+        Classes whose text feature was replaced.
+    tau : float
+        Confidence above which a pseudolabel trains and counts.
+    calibrator : MarginCalibrator
+        Refitted on every epoch's predictions.
+    top_k : int
+        ``k``, main samples that a class starts with.
+    epochs : int
+        Of the whole training.
+    renew_every : int or None
+        Epochs between two renewals of the main samples; None keeps the first ones.
+    ramp_fraction : float
+        Share of the epochs after which a class has its largest number of main samples.
+    max_share : float
+        That largest number, as a share of the unlabeled images of an average class ...
+    max_per_class : int
+        ... and at most this.
+    """
+
+    image_features: np.ndarray
+    text_features: np.ndarray
+    logit_scale: float
+    labels: np.ndarray
+    seen: np.ndarray
+    aligned: np.ndarray
+    tau: float
+    calibrator: _Calibrator
+    top_k: int
+    epochs: int
+    renew_every: int | None
+    ramp_fraction: float
+    max_share: float
+    max_per_class: int
+
+    @property
+    def n_classes(self) -> int:
+        """Number of all classes ``C``."""
+        return len(self.text_features)
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """Classes that unlabeled images may belong to, ascending."""
+        return np.setdiff1d(np.arange(self.n_classes), self.seen)
+
+    # -- the answers
+
+    def start(self) -> SelfTrainingState:
+        """Choose ``D_PL`` (section 1): the images that each class is surest of."""
+        unlabeled = np.flatnonzero(self.labels == UNLABELED)
+        similarities = self.image_features[unlabeled] @ self.text_features[self.unseen].T
+        chosen = top_k_pseudo_labels(
+            softmax(self.logit_scale * similarities, axis=1),
+            self.top_k,
+            similarities,
+            np.flatnonzero(np.isin(self.unseen, self.aligned)),
+        )
+        main_labels = np.full(len(self.labels), UNLABELED, dtype=np.int64)
+        main_labels[unlabeled] = np.where(chosen == UNLABELED, UNLABELED, self.unseen[chosen])
+        return SelfTrainingState.before_training(main_labels, self.n_classes)
+
+    def pseudo_label(self, weak_logits: Tensor) -> PseudoLabels:
+        """Most probable class; the strong view trains on it above `tau` (section 3).
+
+        In ``trzsl`` the probabilities are over the unseen classes alone.
+        """
+        if not len(self.seen):
+            confidence, labels = weak_logits.softmax(dim=1).max(dim=1)
+        else:
+            classes = torch.from_numpy(self.unseen).to(weak_logits.device)
+            confidence, position = weak_logits[:, classes].softmax(dim=1).max(dim=1)
+            labels = classes[position]
+        return PseudoLabels(labels, confidence, confidence > self.tau)
+
+    def losses(
+        self, outputs: Mapping[str, Any], targets: Mapping[str, Tensor], margin: Tensor
+    ) -> dict[str, Tensor]:
+        """``L_m`` of every stream (sections 2 and 3)."""
+        losses = {
+            name: margin_cross_entropy(outputs[name], targets[name], margin)
+            for name in ("labeled", "main")
+            if name in outputs
+        }
+        pseudo = outputs["pseudo"]
+        strong = margin_cross_entropy(outputs["strong"], pseudo.labels[pseudo.kept], margin)
+        return losses | {"pseudo": strong}
+
+    def end_epoch(self, state: SelfTrainingState, epoch: EpochPredictions) -> None:
+        """Note the epoch's numbers, refit the margin, and every few epochs renew main samples."""
+        labels, confidence = self._predictions_by_image(epoch)
+        drawn = labels != UNLABELED
+        state.pseudo_labels[drawn] = labels[drawn]
+        state.confidence[drawn] = confidence[drawn]
+        state.history.append(self._history_row(state, epoch, labels, confidence))
+        state.epoch += 1
+        self.calibrator.fit_from_predictions(
+            self.image_features, self.text_features, labels, confidence, seen=self.seen
+        )
+        state.margin_matrix = np.asarray(self.calibrator.margin_matrix_, dtype=np.float32)
+        if self.renew_every is not None and state.epoch % self.renew_every == 0:
+            target = self._main_sample_target(state.epoch)
+            state.main_labels = renew_main_samples(state.main_labels, labels, confidence, target)
+
+    # -- parts of them
+
+    def _predictions_by_image(self, epoch: EpochPredictions) -> tuple[np.ndarray, np.ndarray]:
+        """The last prediction of each image that the epoch drew, -1 for the others."""
+        labels = np.full(len(self.labels), UNLABELED, dtype=np.int64)
+        confidence = np.zeros(len(self.labels), dtype=np.float32)
+        labels[epoch.indices] = epoch.labels
+        confidence[epoch.indices] = epoch.confidence
+        return labels, confidence
+
+    def _main_sample_target(self, epoch: int) -> int:
+        return main_sample_target(
+            epoch,
+            self.epochs,
+            self.top_k,
+            n_unlabeled=int((self.labels == UNLABELED).sum()),
+            n_classes=len(self.unseen),
+            ramp_fraction=self.ramp_fraction,
+            max_share=self.max_share,
+            max_per_class=self.max_per_class,
+        )
+
+    def _history_row(
+        self,
+        state: SelfTrainingState,
+        epoch: EpochPredictions,
+        labels: np.ndarray,
+        confidence: np.ndarray,
+    ) -> dict[str, Any]:
+        counts = class_counts_above(labels, confidence, self.tau, self.n_classes)
+        margin = state.margin_matrix
+        off_diagonal = margin[~np.eye(len(margin), dtype=bool)]
+        losses = {f"{name}_loss": value for name, value in epoch.losses.items()}
+        return {
+            "epoch": state.epoch + 1,
+            "loss": sum(epoch.losses.values()),
+            **losses,
+            "learning_rate": epoch.learning_rate,
+            "kept": float((epoch.confidence > self.tau).mean()),
+            "class_counts": counts.tolist(),
+            "class_balance": class_balance(np.delete(counts, self.seen)),
+            "n_main": int((state.main_labels != UNLABELED).sum()),
+            "margin_mean": float(off_diagonal.mean()),
+            "margin_max": float(off_diagonal.max()),
+        }
+
+
+def class_balance(counts: np.ndarray) -> float:
+    """Entropy of the share of each class, relative to that of equal shares.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (C,)
+        Number of pseudolabels of each class.
+
+    Returns
+    -------
+    float
+        1 where all classes are equally frequent, 0 where there is only one, or none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class_balance(np.array([1, 1, 0, 0]))
+    0.5
+    """
+    if len(counts) < 2 or not counts.any():
+        return 0.0
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum() / np.log(len(counts)))

@@ -1,0 +1,72 @@
+"""What happens around the steps of a training."""
+
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from capkit.training import callbacks
+from capkit.training.callbacks import Checkpoint, LearningRate, ProgressBar, SelfTrainingUpdate
+
+
+class Net:
+    """What callbacks see of a net."""
+
+    def __init__(self, epoch=0):
+        self.state = types.SimpleNamespace(epoch=epoch, history=[{"loss": 0.5, "kept": 0.25}])
+        self.schedule = types.SimpleNamespace(
+            steps_per_epoch=3, total_steps=9, rate=lambda step: step / 10
+        )
+        self.optimizer_ = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=99.0)
+
+    def bare_module(self):
+        return "module"
+
+    def epoch_predictions(self):
+        return "predictions"
+
+
+def test_each_step_has_its_own_learning_rate_also_after_resuming():
+    net, callback = Net(epoch=2), LearningRate()
+    callback.on_epoch_begin(net)
+    rates = []
+    for _ in range(3):
+        callback.on_batch_begin(net, training=True)
+        rates.append(net.optimizer_.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.6, 0.7, 0.8])
+
+
+def test_end_of_an_epoch_is_the_self_trainings_affair():
+    net, asked = Net(), []
+    net.self_training = types.SimpleNamespace(end_epoch=lambda *given: asked.append(given))
+    SelfTrainingUpdate().on_epoch_end(net)
+    assert asked == [(net.state, "predictions")]
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_every_process_reads_the_checkpoint_and_one_writes_it(monkeypatch, write):
+    calls, net = [], Net()
+    for name in ("read_checkpoint", "write_checkpoint"):
+        monkeypatch.setattr(callbacks, name, lambda *given, name=name: calls.append((name, given)))
+    callback = Checkpoint("path", {"seed": 1}, write=write)
+    callback.on_train_begin(net)
+    callback.on_epoch_end(net)
+    given = ("path", net.state, "module", net.optimizer_, {"seed": 1})
+    expected = [("read_checkpoint", given), ("write_checkpoint", given)]
+    assert calls == expected[: 1 + write]
+
+
+def test_the_bar_begins_where_a_resumed_training_does(capsys):
+    net, bar = Net(epoch=1), ProgressBar()
+    bar.on_train_begin(net)
+    assert (bar.bar_.n, bar.bar_.total) == (3, 9)
+    bar.on_batch_end(net)
+    assert bar.bar_.n == 4
+    bar.on_epoch_end(net)
+    bar.close()
+    assert "loss=0.500" in capsys.readouterr().err
+
+
+def test_a_bar_that_was_never_shown_can_be_closed():
+    ProgressBar().close()

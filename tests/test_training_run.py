@@ -1,0 +1,135 @@
+"""A whole training from its task: the same for the same seed, resumed, and what a task holds."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from capkit import MarginCalibrator
+from capkit.datasets import make_concept_space
+from capkit.training.checkpoint import CHECKPOINT_NAME, read_fingerprint
+from capkit.training.run import TrainingTask, check_devices, train
+from capkit.training.self_training import CAPSelfTraining
+from capkit.training.streams import TrainingImages
+from capkit.tuning import AdapterTuning
+
+NONE = np.empty(0, dtype=np.int64)
+
+
+def make_task(**changes):
+    space = make_concept_space(n_images=60, n_classes=4, n_features=16, random_state=0).space
+    tuning = AdapterTuning(epochs=3, steps_per_epoch=2, batch_size=8, adapter_dim=4)
+    labels = np.full(60, -1)
+    built = tuning.build(space, device="cpu", n_jobs=None)
+    fields = {
+        "schedule": tuning.schedule(),
+        "seed": 0,
+        "images": TrainingImages(built.inputs, labels),
+        "strong_view": built.strong_view,
+        "load_encoder": built.load_encoder,
+        "logit_scale": space.logit_scale,
+        "adapter_dim": tuning.adapter_dim,
+        "adapter_weight": tuning.adapter_weight,
+        "self_training": CAPSelfTraining(
+            image_features=space.image_features,
+            text_features=space.text_features,
+            logit_scale=space.logit_scale,
+            labels=labels,
+            seen=NONE,
+            aligned=NONE,
+            tau=0.8,
+            calibrator=MarginCalibrator(m=4.0, tau=0.8),
+            top_k=2,
+            epochs=tuning.epochs,
+            renew_every=2,
+            ramp_fraction=0.7,
+            max_share=0.8,
+            max_per_class=1000,
+        ),
+        "fingerprint": {"seed": 0},
+        "device": "cpu",
+    }
+    return TrainingTask(**fields | changes)
+
+
+def weights_of(module):
+    return torch.cat([value.flatten() for value in module.state_dict().values()])
+
+
+def test_a_training_gives_its_state_and_a_module_that_has_learned():
+    task = make_task()
+    state, module = train(task)
+    assert state.epoch == len(state.history) == 3
+    assert not module.training
+    assert not torch.equal(weights_of(module), weights_of(task.build_module("cpu")))
+
+
+def test_seed_decides_the_first_weights_and_the_whole_training():
+    same = [weights_of(train(make_task())[1]) for _ in range(2)]
+    assert torch.equal(*same)
+    assert not torch.equal(same[0], weights_of(train(make_task(seed=1))[1]))
+    first = [weights_of(make_task(seed=seed).build_module("cpu")) for seed in (0, 0, 1)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+
+
+def test_global_random_state_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(make_task())
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_learning_rate_of_each_epoch_is_that_of_its_last_step():
+    task = make_task()
+    rates = [row["learning_rate"] for row in train(task)[0].history]
+    assert rates == pytest.approx([task.schedule.rate(step) for step in (1, 3, 5)])
+
+
+def test_a_checkpoint_is_written_and_gone_on_from(tmp_path):
+    task = make_task(checkpoint_dir=tmp_path)
+    _, expected = train(make_task())
+    state, module = train(task)
+    assert read_fingerprint(tmp_path / CHECKPOINT_NAME) == {"seed": 0}
+    assert torch.equal(weights_of(module), weights_of(expected))
+    again, finished = train(task)  # nothing is left to do
+    assert again.history == state.history
+    assert torch.equal(weights_of(finished), weights_of(module))
+
+
+def test_a_task_can_be_sent_to_another_process():
+    copied = pickle.loads(pickle.dumps(make_task()))
+    assert torch.equal(weights_of(train(copied)[1]), weights_of(train(make_task())[1]))
+
+
+def test_without_main_samples_the_pseudo_branch_trains_alone():
+    class NoMainSamples(CAPSelfTraining):
+        def start(self):
+            state = super().start()
+            state.main_labels[:] = -1
+            return state
+
+    task = make_task()
+    fields = {
+        f.name: getattr(task.self_training, f.name) for f in dataclasses.fields(CAPSelfTraining)
+    }
+    state, module = train(
+        dataclasses.replace(task, self_training=NoMainSamples(**fields | {"renew_every": None}))
+    )
+    assert [row["n_main"] for row in state.history] == [0, 0, 0]
+    assert "main_loss" not in state.history[0]
+    assert not module.main_adapter.fc2.weight.any()
+    assert module.pseudo_adapter.fc2.weight.any()
+
+
+def test_devices_have_to_share_a_batch(monkeypatch):
+    check_devices(1, 7)
+    check_devices(2, 8)
+    with pytest.raises(ValueError, match="multiple of n_devices=3, got 32"):
+        check_devices(3, 32)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="needs accelerate"):
+        check_devices(2, 8)
