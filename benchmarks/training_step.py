@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capkit import CLIPEncoder, MainSampleRenewal, MarginCalibrator
-from capkit.backbones import Backbone
+from capkit.backbones import Backbone, prompting
 from capkit.datasets import load_digits
 from capkit.images import TrainingPixels
 from capkit.margins import margin_cross_entropy
@@ -271,7 +271,7 @@ def run_many_classes(args: argparse.Namespace, recompute: bool) -> tuple[Cost, f
     texts = class_texts(args.many_classes)
     module = build_module(backbone, texts)
     if not recompute:
-        module.encoder.towers.stored_tokens = sys.maxsize
+        prompting.STORED_TOKENS = sys.maxsize  # of this process alone
     step = make_step(module, draw_batches(args.batch_size, backbone.image_size))
     cost = measure_in_turns({"step": step}, args.repeats)["step"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB

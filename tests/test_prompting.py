@@ -10,6 +10,7 @@ from tiny_models import BUILDERS, CONTEXT_LENGTH, build_model
 from torch import nn
 from torch.nn import functional as F
 
+from capkit.backbones import prompting
 from capkit.backbones.prompting import PromptedTowers, find_text_tower
 from capkit.exceptions import UnsupportedBackboneError
 
@@ -233,10 +234,21 @@ def test_common_start_is_run_once_and_nothing_is_padded(tokens):
     assert tokens_seen(PromptedTowers(build_model()), tokens) == [(1, 3 + 4 + 16 + 5 + 1)]
 
 
-def test_bidirectional_texts_are_not_packed(tokens):
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Set how many tokens a chunk has, and how many are stored."""
+
+    def set_sizes(chunk=8, stored=0):
+        monkeypatch.setattr(prompting, "CHUNK_TOKENS", chunk)
+        monkeypatch.setattr(prompting, "STORED_TOKENS", stored)
+
+    return set_sizes
+
+
+def test_bidirectional_texts_are_not_packed(tokens, small_chunks):
     towers = PromptedTowers(build_model("siglip"))
     assert tokens_seen(towers, tokens) == [(4, CONTEXT_LENGTH)]
-    towers.stored_tokens = 2 * CONTEXT_LENGTH
+    small_chunks(stored=2 * CONTEXT_LENGTH)
     assert tokens_seen(towers, tokens) == [(2, CONTEXT_LENGTH)] * 2
 
 
@@ -262,13 +274,13 @@ def encode_and_count_saved_bytes(towers, tokens, prompts):
 
 
 @pytest.mark.parametrize("name", ["clip", "custom text", "siglip", "coca"])
-def test_chunks_change_neither_features_nor_gradients_and_save_memory(name, tokens):
+def test_chunks_change_neither_features_nor_gradients_and_save_memory(name, tokens, small_chunks):
     model, tokens = build_model(name), tokens[[0, 1, 2, 3, 2, 1, 0]]
-    whole = PromptedTowers(model)
-    chunked = PromptedTowers(model, chunk_tokens=8, stored_tokens=16)
-    _, prompts = with_prompts(whole)
-    expected, expected_bytes = encode_and_count_saved_bytes(whole, tokens, prompts)
-    features, n_bytes = encode_and_count_saved_bytes(chunked, tokens, prompts)
+    towers = PromptedTowers(model)
+    _, prompts = with_prompts(towers)
+    expected, expected_bytes = encode_and_count_saved_bytes(towers, tokens, prompts)
+    small_chunks(stored=16)
+    features, n_bytes = encode_and_count_saved_bytes(towers, tokens, prompts)
     torch.testing.assert_close(features, expected, atol=1e-6, rtol=0)
     weights = torch.randn(features.shape)
     torch.testing.assert_close(
@@ -280,8 +292,9 @@ def test_chunks_change_neither_features_nor_gradients_and_save_memory(name, toke
     assert n_bytes < expected_bytes / 10
 
 
-def test_chunks_are_not_computed_twice_without_a_gradient(tokens):
-    towers = PromptedTowers(build_model(), chunk_tokens=8, stored_tokens=0)
+def test_chunks_are_not_computed_twice_without_a_gradient(tokens, small_chunks):
+    towers = PromptedTowers(build_model())
+    small_chunks()
     _, prompts = with_prompts(towers)
     with torch.no_grad():
         # the start of three, and 4 and 16, 5, or 1 tokens of the texts
@@ -324,8 +337,9 @@ def test_hooks_are_gone_after_a_pass_and_after_a_failure(tokens):
     torch.testing.assert_close(towers.encode_text(tokens), expected, atol=1e-6, rtol=0)
 
 
-def test_hooks_are_gone_after_recomputing_chunks(tokens):
-    towers = PromptedTowers(build_model(), chunk_tokens=1, stored_tokens=0)
+def test_hooks_are_gone_after_recomputing_chunks(tokens, small_chunks):
+    towers = PromptedTowers(build_model())
+    small_chunks(chunk=1)
     _, prompts = with_prompts(towers)
     towers.encode_text(tokens, prompts).sum().backward()
     assert count_hooks(towers._model) == 0
@@ -374,9 +388,10 @@ def test_threads_with_other_prompts_and_the_model_itself_do_not_disturb_each_oth
             torch.testing.assert_close(repeated, features, atol=1e-6, rtol=0)
 
 
-def test_bfloat16_autocast_keeps_float32_features_and_gradients(tokens):
+def test_bfloat16_autocast_keeps_float32_features_and_gradients(tokens, small_chunks):
     model = build_model()
-    towers, pixels = PromptedTowers(model, stored_tokens=0), draw_pixels(model)
+    towers, pixels = PromptedTowers(model), draw_pixels(model)
+    small_chunks(chunk=prompting.CHUNK_TOKENS)
     visual, text = with_prompts(towers)
     expected = towers.encode_image(pixels, visual), towers.encode_text(tokens, text)
     with torch.autocast("cpu", torch.bfloat16):
@@ -431,14 +446,17 @@ def test_texts_without_placeholders_are_refused():
         towers.encode_text(tokens, draw_prompts(towers.text.width))
 
 
-def test_chunks_need_at_least_one_token():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        PromptedTowers(build_model(), chunk_tokens=0)
-
-
 def test_end_positions_follow_the_pooling(tokens):
     def ends(name):
         return find_text_tower(build_model(name)).end_positions(tokens).tolist()
 
     assert ends("clip") == ends("custom text eos pool") == [6, 18, 7, 3]
     assert ends("siglip") == [CONTEXT_LENGTH - 1] * 4
+
+
+def test_the_towers_copy_takes_no_memory_for_tensors():
+    model = build_model()
+    towers = PromptedTowers(model)
+    own = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    assert {tensor.data_ptr() for tensor in towers._model.state_dict().values()} == own
+    assert towers._model is not model

@@ -7,6 +7,7 @@ open_clip computes is what capkit computes, and without prompts the features are
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from capkit.backbones.lean import LeanBlock, lean_copy, reads_class_token_only
 from capkit.backbones.packing import PackedTexts, common_start, pack_texts, split_texts
 from capkit.exceptions import UnsupportedBackboneError
 
@@ -37,6 +37,13 @@ _WORKING = (
     "EVA02-B-16, ...) and open_clip's own text transformer. Use one of them, or "
     "tuning='adapter', which works with every backbone."
 )
+
+#: Texts are run in chunks of about this many tokens.
+CHUNK_TOKENS = 512
+#: If the texts have more tokens than this, and a gradient is needed, their activations are not
+#: stored but computed again, chunk by chunk, in the backward pass. With ViT-B/32 a token's
+#: activations take about 0.4 MiB.
+STORED_TOKENS = 2048
 
 
 class VisualTower(NamedTuple):
@@ -53,30 +60,12 @@ class VisualTower(NamedTuple):
         Width of a token.
     rotary : bool
         Whether the blocks take rotary position embeddings of the patches.
-    takes_keys : bool
-        Whether prompts can be given to the blocks as keys and values alone
-        (:class:`~capkit.backbones.lean.LeanBlock`).
-    pools_patches : bool
-        Whether anything but the first token reaches the features.
     """
 
     entry: nn.Module
     blocks: Sequence[nn.Module]
     width: int
     rotary: bool
-    takes_keys: bool
-    pools_patches: bool
-
-    def n_unread(self, n_layers: int) -> int:
-        """Of this many layers with prompts, those whose prompts' outputs nobody reads.
-
-        The next layer's prompts take their place; behind the tower's last layer nobody reads
-        them either, if only the class token goes on.
-        """
-        if not self.takes_keys:
-            return 0
-        reaches_end = n_layers == len(self.blocks) and not self.pools_patches
-        return n_layers if reaches_end else n_layers - 1
 
 
 class TextTower(NamedTuple):
@@ -151,8 +140,6 @@ def find_visual_tower(model: nn.Module) -> VisualTower:
             visual.transformer.resblocks,
             width=visual.class_embedding.shape[-1],
             rotary=False,
-            takes_keys=all(type(b) is LeanBlock for b in visual.transformer.resblocks),
-            pools_patches=not reads_class_token_only(visual),
         )
     trunk = visual.trunk if isinstance(visual, TimmModel) else None
     if isinstance(trunk, (TimmVisionTransformer, Eva)):
@@ -161,8 +148,6 @@ def find_visual_tower(model: nn.Module) -> VisualTower:
             trunk.blocks,
             width=trunk.embed_dim,
             rotary=getattr(trunk, "rope", None) is not None,
-            takes_keys=False,
-            pools_patches=True,
         )
     kind = type(visual if trunk is None else trunk).__name__
     raise UnsupportedBackboneError(f"prompts cannot enter a {kind} image tower. {_WORKING}")
@@ -218,12 +203,6 @@ class PromptedTowers:
     ----------
     model : nn.Module
         An open_clip model with a ViT image tower and a text transformer, frozen, in eval mode.
-    chunk_tokens : int, default=512
-        Texts are run in chunks of about this many tokens.
-    stored_tokens : int, default=2048
-        If the texts have more tokens than this, and a gradient is needed, their activations are
-        not stored but computed again, chunk by chunk, in the backward pass. With ViT-B/32 a
-        token's activations take about 0.4 MiB.
 
     Attributes
     ----------
@@ -244,24 +223,17 @@ class PromptedTowers:
 
     - image tower: layer 0's stand behind the patch tokens, before the pre-normalisation, and
       without a position; those of the layers after it take their place; after the last block
-      they are taken away, so that no pooling sees them. Where a layer's outputs at the prompts
-      are thrown away, they are not computed: there the prompts are keys and values only.
+      they are taken away, so that no pooling sees them.
     - text tower: layer 0's stand at the positions ``start .. start + n - 1`` in place of the
       token embeddings, and get those positions' embeddings; those of the layers after it take
       their place.
     """
 
-    def __init__(
-        self, model: nn.Module, *, chunk_tokens: int = 512, stored_tokens: int = 2048
-    ) -> None:
-        if chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}")
+    def __init__(self, model: nn.Module) -> None:
         find_visual_tower(model), find_text_tower(model)  # refuse before anything is copied
-        self._model = lean_copy(model)
+        self._model = _copy_modules(model)
         self._text_pass = _TextPass(self._model)
         self._lock = threading.RLock()
-        self.chunk_tokens = chunk_tokens
-        self.stored_tokens = stored_tokens
         self.visual = find_visual_tower(self._model)
         self.text = find_text_tower(self._model)
         self.n_layers = min(len(self.visual.blocks), len(self.text.blocks))
@@ -315,14 +287,14 @@ class PromptedTowers:
         prompts = list(prompts or [])
         _check_depth(prompts, self.text.blocks)
         encode: Callable[..., Tensor] = self._encode_rows
-        chunks: Sequence[Any] = tokens.split(max(1, self.stored_tokens // tokens.shape[1]))
+        chunks: Sequence[Any] = tokens.split(max(1, STORED_TOKENS // tokens.shape[1]))
         n_tokens = tokens.numel()
         if self.text.can_be_packed:
             encode = self._encode_packed
             chunks = self._pack(tokens, start + len(prompts[0]) if prompts else 0)
             n_tokens = sum(len(texts.tokens) for texts in chunks)
         needs_gradient = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
-        if needs_gradient and n_tokens > self.stored_tokens:
+        if needs_gradient and n_tokens > STORED_TOKENS:
             # Nothing in a frozen tower draws random numbers, so no state has to be kept.
             encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
         return torch.cat([encode(texts, start, *prompts) for texts in chunks])
@@ -336,7 +308,7 @@ class PromptedTowers:
                 f"expected texts that all begin with the same {n_placed} tokens, with "
                 f"placeholders for the prompts, and end after them, got {n_common} in common"
             )
-        runs = split_texts(ends, n_common, self.chunk_tokens)
+        runs = split_texts(ends, n_common, CHUNK_TOKENS)
         return [pack_texts(tokens[rows], ends[rows], n_common) for rows in runs]
 
     def _encode_packed(self, texts: PackedTexts, start: int, *prompts: Tensor) -> Tensor:
@@ -357,6 +329,12 @@ class PromptedTowers:
     def _encode_rows(self, tokens: Tensor, start: int, *prompts: Tensor) -> Tensor:
         with self._lock, _hooks(_text_hooks(self.text, prompts, start)):
             return F.normalize(self._text_pass(tokens).float(), dim=-1)
+
+
+def _copy_modules(model: nn.Module) -> nn.Module:
+    """Copy a model's modules, but none of its tensors: it takes no memory."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 class _TextPass(nn.Module):
@@ -390,22 +368,15 @@ def _hooks(handles: Iterator[RemovableHandle]) -> Iterator[None]:
 def _visual_hooks(tower: VisualTower, prompts: Sequence[Tensor]) -> Iterator[RemovableHandle]:
     if not prompts:
         return
-    n_prompts, n_unread = len(prompts[0]), tower.n_unread(len(prompts))
-    for layer, (block, prompt) in enumerate(zip(tower.blocks, prompts, strict=False)):
-        if layer < n_unread:
-            keys = prompt if layer else tower.entry(prompt)
-            yield block.register_forward_pre_hook(partial(_give_keys, keys), with_kwargs=True)
-        elif layer > n_unread:
-            yield block.register_forward_pre_hook(partial(_replace_last, prompt))
-        else:
-            before = block if layer else tower.entry
-            yield before.register_forward_pre_hook(partial(_append, prompt))
+    n_prompts = len(prompts[0])
+    yield tower.entry.register_forward_pre_hook(partial(_append, prompts[0]))
+    for block, prompt in zip(tower.blocks[1:], prompts[1:], strict=False):
+        yield block.register_forward_pre_hook(partial(_replace_last, prompt))
     for block in tower.blocks if tower.rotary else []:
         yield block.register_forward_pre_hook(partial(_extend_rope, n_prompts), with_kwargs=True)
-    if tower.pools_patches:
-        yield tower.blocks[-1].register_forward_hook(
-            lambda module, args, tokens: tokens[:, :-n_prompts]
-        )
+    yield tower.blocks[-1].register_forward_hook(
+        lambda module, args, tokens: tokens[:, :-n_prompts]
+    )
 
 
 def _text_hooks(
@@ -425,10 +396,6 @@ def _text_hooks(
 def _pool_hooks(tower: TextTower, ends: Tensor) -> Iterator[RemovableHandle]:
     """From (1, N, width) only the end tokens (1, C, width) go on."""
     yield tower.final_norm.register_forward_pre_hook(lambda module, args: (args[0][:, ends],))
-
-
-def _give_keys(prompt: Tensor, module: nn.Module, args: tuple, kwargs: dict) -> tuple:
-    return args, {**kwargs, "prompts": prompt}
 
 
 def _append(prompt: Tensor, module: nn.Module, args: tuple) -> tuple:
