@@ -46,9 +46,11 @@ def validate_nested(estimator: BaseEstimator) -> None:
         If a parameter of a nested estimator is out of its range.
     """
     for value in estimator.get_params(deep=False).values():
-        if isinstance(value, BaseEstimator):
+        if not isinstance(value, BaseEstimator):
+            continue
+        if hasattr(value, "_parameter_constraints"):  # estimators of others may have none
             value._validate_params()
-            validate_nested(value)
+        validate_nested(value)
 
 
 def seeded_copy(estimator: BaseEstimator, seed: int) -> BaseEstimator:

@@ -31,6 +31,9 @@ __all__ = [
     "surest_match",
 ]
 
+# Images whose probabilities are in memory at a time.
+_CHUNK_SIZE = 8192
+
 # Texts this close give the same prediction for every image.
 _SAME_TEXT = 1.0 - 1e-6
 
@@ -57,14 +60,12 @@ class ZeroShotSummary:
     mass: np.ndarray
 
 
-def summarize_predictions(space: ConceptSpace, chunk_size: int = 8192) -> ZeroShotSummary:
+def summarize_predictions(space: ConceptSpace) -> ZeroShotSummary:
     """Predict every image, without ever holding all probabilities in memory.
 
     Parameters
     ----------
     space : ConceptSpace
-    chunk_size : int, default=8192
-        Number of images at a time.
 
     Returns
     -------
@@ -74,8 +75,8 @@ def summarize_predictions(space: ConceptSpace, chunk_size: int = 8192) -> ZeroSh
     predicted = np.empty(n_images, dtype=np.int64)
     confidence = np.empty(n_images)
     mass = np.zeros(space.n_classes)
-    for start in range(0, n_images, chunk_size):
-        chunk = slice(start, start + chunk_size)
+    for start in range(0, n_images, _CHUNK_SIZE):
+        chunk = slice(start, start + _CHUNK_SIZE)
         logits = space.logit_scale * (space.image_features[chunk] @ space.text_features.T)
         probabilities = softmax(logits, axis=1)
         predicted[chunk] = probabilities.argmax(axis=1)

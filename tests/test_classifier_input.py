@@ -1,6 +1,7 @@
 """Bad input to CAPClassifier: found before anything is loaded, with an error that helps."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,21 @@ class TestParameters:
             InvalidParameterError, match=f"The '{name}' parameter of CAPClassifier"
         ):
             fit(**{name: value})
+
+    @pytest.mark.parametrize("stage", ["detector", "aligner", "calibrator"])
+    def test_a_class_in_place_of_an_object_is_found(self, stage):
+        cls = {
+            "detector": MismatchDetector,
+            "aligner": ConceptAligner,
+            "calibrator": MarginCalibrator,
+        }[stage]
+        with pytest.raises(TypeError, match=f"expected {stage} as an object, got a class"):
+            fit(**{stage: cls})
+
+    def test_one_backbone_may_be_named_twice_in_two_ways(self):
+        encoder = CLIPEncoder("folder/model.pt")
+        classifier = CAPClassifier(backbone=Path("folder/model.pt"), encoder=encoder)
+        assert classifier._make_encoder().backbone == "folder/model.pt"
 
     @pytest.mark.parametrize(
         ("name", "value"),

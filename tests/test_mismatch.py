@@ -75,9 +75,10 @@ def test_pairing_maximizes_the_sum_not_each_pair():
     assert pair_with_centers([[0.9, 0.8], [0.8, 0.0]]).tolist() == [1, 0]
 
 
-def test_summary_in_chunks_equals_the_whole(planted_space):
+def test_summary_in_chunks_equals_the_whole(planted_space, monkeypatch):
     probabilities = planted_space.predict_proba()
-    summary = summarize_predictions(planted_space, chunk_size=7)
+    monkeypatch.setattr("capkit.mismatch._CHUNK_SIZE", 7)
+    summary = summarize_predictions(planted_space)
     np.testing.assert_array_equal(summary.predicted, probabilities.argmax(axis=1))
     np.testing.assert_allclose(summary.confidence, probabilities.max(axis=1), rtol=1e-5)
     np.testing.assert_allclose(summary.mass, probabilities.sum(axis=0), rtol=1e-4)

@@ -13,6 +13,7 @@ from capkit.backbones import load_backbone
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
 from capkit.baselines import ZeroShotClassifier
 from capkit.exceptions import BackboneError, BackboneMismatchError
+from capkit.space import MismatchResult
 from capkit.tuning import AdapterTuning, PromptTuning
 
 NAMES = ["bar", "cross", "ring"]
@@ -73,9 +74,10 @@ def test_the_backbone_of_the_name_is_loaded(random_backbone, known):
 
 def test_other_weights_under_the_name_are_refused(random_backbone):
     identity = load_backbone(random_backbone, device="cpu").identity
-    message = f"the space expected .* {ONE[:12]}..., got {random_backbone!r} with {identity[:12]}"
-    with pytest.raises(BackboneMismatchError, match=re.escape(message).replace(r"\.\*", ".*")):
+    message = f"{ONE[:12]}..., got {random_backbone!r} with {identity[:12]}..."
+    with pytest.raises(BackboneMismatchError, match=re.escape(message)) as caught:
         reload_backbone(random_backbone, ONE, device="cpu", owner="the space")
+    assert str(caught.value).startswith("the space expected the backbone with the fingerprint ")
 
 
 def test_no_name_is_no_backbone():
@@ -139,20 +141,15 @@ def test_changed_weights_are_refused_by_what_was_fitted_with_the_old(
 
 def test_changed_weights_are_refused_by_a_space_of_the_old(images, checkpoint):
     space = encoder(str(checkpoint)).fit_transform(images)
+    mismatch = MismatchResult(np.array([0]), class_centers=space.text_features)
+    detected = dataclasses.replace(space, mismatch=mismatch)
     change(checkpoint)
     for stage in (
         cap("auto", PromptTuning).set_params(class_names=None),
         ConceptAligner(describer=lambda class_name, n: ["a text"]),
     ):
-        detected = dataclasses.replace(space, mismatch=some_mismatch(space))
         with pytest.raises(BackboneMismatchError, match="the ConceptSpace expected"):
             stage.fit(detected)
-
-
-def some_mismatch(space):
-    from capkit.space import MismatchResult
-
-    return MismatchResult(np.array([0]), space.text_features)
 
 
 @pytest.mark.filterwarnings("ignore")

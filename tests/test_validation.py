@@ -213,3 +213,13 @@ def test_a_seeded_copy_has_a_seed_wherever_there_was_none():
     assert copied.second[0].random_state == 7
     assert given.second[0].random_state is None
     assert seeded_copy(CAPClassifier(random_state=3), 7).random_state == 3
+
+
+def test_nested_estimators_without_constraints_are_left_alone():
+    class Anything(BaseEstimator):
+        def __init__(self, inner=None):
+            self.inner = inner
+
+    validate_nested(Anything(inner=Anything()))
+    with pytest.raises(InvalidParameterError, match="The 'm' parameter of MarginCalibrator"):
+        validate_nested(Anything(inner=Anything(inner=MarginCalibrator(m=-1))))

@@ -169,8 +169,10 @@ class AdapterTuning(Tuning):
         ----------
         space : ConceptSpace
             As aligned.
-        device, n_jobs
-            Not used: nothing is read or encoded.
+        device : str
+            Not used, as nothing is encoded.
+        n_jobs : int or None
+            Not used, as nothing is read.
 
         Returns
         -------
@@ -244,7 +246,9 @@ class AdapterTuning(Tuning):
         images : ConceptSpace or ImageSource
         encode : callable
             From the images to features (n, d) of the frozen model.
-        backbone, n_jobs
+        backbone : callable
+            Not called.
+        n_jobs : int or None
             Not used.
 
         Returns
