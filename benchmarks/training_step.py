@@ -48,7 +48,7 @@ from torch.nn import functional as F
 from capkit import CLIPEncoder, MainSampleRenewal, MarginCalibrator
 from capkit.backbones import Backbone, prompting
 from capkit.datasets import load_digits
-from capkit.images import TrainingPixels
+from capkit.decoding import TrainingPixels
 from capkit.margins import margin_cross_entropy
 from capkit.training.module import DualAdapterModule
 from capkit.training.run import TrainingTask, train

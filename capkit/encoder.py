@@ -22,9 +22,10 @@ from capkit._validation import resolve_class_names
 from capkit.backbones import load_backbone
 from capkit.backbones.reloading import reload_backbone
 from capkit.base import ConceptStage, check_images
+from capkit.decoding import read_batches
 from capkit.exceptions import ImageReadError, OutOfMemoryError, SkippedImagesWarning
 from capkit.feature_store import FeatureStore, open_feature_store
-from capkit.images import ImageSource, read_batches
+from capkit.images import ImageSource
 from capkit.pixels import PIXELS_VERSION
 from capkit.space import ConceptSpace
 

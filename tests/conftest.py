@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from colour_images import COLORS
+from PIL import Image
 
 # The models here are tiny: more threads would spend their time waiting for each other.
 torch.set_num_threads(1)
@@ -62,3 +65,23 @@ def encoded_images(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(Backbone, "encode_images", counting)
     return passes
+
+
+@pytest.fixture
+def colour_paths(tmp_path):
+    """Seven files whose red channel says which one they are."""
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 6, 9, 3), dtype=np.uint8)
+    for path, color, image in zip(paths, COLORS, pixels, strict=True):
+        image[..., 0] = color[0]
+        Image.fromarray(image).save(path)
+    return paths
+
+
+@pytest.fixture
+def broken_colour_paths(colour_paths):
+    """The same files, of which 1 is cut, 3 is no image and 5 is not there."""
+    colour_paths[1].write_bytes(colour_paths[1].read_bytes()[:100])
+    colour_paths[3].write_text("no image")
+    colour_paths[5].unlink()
+    return colour_paths

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
-from capkit.images import TrainingPixels
+from capkit.decoding import TrainingPixels
 from capkit.tuning.views import STRONG_VIEWS, as_tensor, make_strong_view
 
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from capkit.backbones.prompting import PromptedTowers, find_text_tower, find_visual_tower
 from capkit.backbones.reloading import reload_backbone
-from capkit.images import ImageSource, decode_for_training, decode_pixels
+from capkit.decoding import decode_for_training, decode_pixels
+from capkit.images import ImageSource
 from capkit.space import ConceptSpace
 from capkit.training.module import INFERENCE_MODES, Encoder
 from capkit.tuning.base import BuiltTuning, Tuning

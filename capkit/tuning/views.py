@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 
-from capkit.images import TrainingPixels
+from capkit.decoding import TrainingPixels
 
 __all__ = [
     "STRONG_VIEWS",
@@ -65,7 +65,7 @@ def make_strong_view(
     Examples
     --------
     >>> import numpy as np
-    >>> from capkit.images import TrainingPixels
+    >>> from capkit.decoding import TrainingPixels
     >>> pixels = np.zeros((4, 32, 32, 3), dtype=np.uint8)
     >>> view = make_strong_view("crop", TrainingPixels(pixels, pixels, np.ones(4)))
     >>> view(np.array([2, 0])).shape
