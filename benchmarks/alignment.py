@@ -56,7 +56,7 @@ def embedded(n_seeds: int) -> Iterator[dict[str, object]]:
                 found.append(", ".join(names) or "none")
                 ways = {"zero-shot": test_space}
                 for name, describer in describers.items():
-                    aligner = ConceptAligner(describer=describer).fit(detected)
+                    aligner = ConceptAligner(describer=describer, use_centers=True).fit(detected)
                     ways[name] = aligner.transform(test_space)
                 for name, space in ways.items():
                     scores[name].append(accuracy(space, test.target))
@@ -79,7 +79,9 @@ def planted(n_seeds: int) -> Iterator[dict[str, object]]:
             fitting = dataclasses.replace(
                 problem.space, text_features=problem.fitting_text_features
             )
-            aligned = ConceptAligner(random_state=seed).fit_transform(problem.space)
+            aligned = ConceptAligner(use_centers=True, random_state=seed).fit_transform(
+                problem.space
+            )
             for way, space in zip(scores, (problem.space, aligned, fitting), strict=True):
                 scores[way].append(accuracy(space, problem.target))
         yield {

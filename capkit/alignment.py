@@ -97,16 +97,22 @@ class ConceptAligner(ConceptStage):
     """Give the mismatched classes a text feature that fits their images.
 
     With a `describer`, each mismatched class gets the description that is most similar to the
-    cluster of images that is the class's. Without one, the centre of this cluster, moved across
-    the modality gap, stands in for the text feature. See the method's section 1.
+    cluster of images that is the class's. Without one all texts stay as they are; or, with
+    `use_centers`, the centre of this cluster, moved across the modality gap, stands in for the
+    text feature. See the method's section 1.
 
     Parameters
     ----------
     describer : describer or None, default=None
         Gives visual descriptions of a class: one of :mod:`capkit.describers`, or any callable
-        ``(class_name, n) -> list of str``. None aligns without texts.
+        ``(class_name, n) -> list of str``.
     n_descriptions : int, default=8
         Number of descriptions of each mismatched class.
+    use_centers : bool, default=False
+        Whether to align by the clusters' centres where there is no describer. A centre stands
+        out from the mean of the images by far more than a text does from the mean of the texts,
+        so that on OpenAI's CLIP a class aligned this way takes most images of the others. It
+        helps where images and texts lie close together, as those of the embedded model do.
     device : str, default="auto"
         Where the text tower encodes the descriptions.
     random_state : int, RandomState instance or None, default=None
@@ -120,7 +126,8 @@ class ConceptAligner(ConceptStage):
         Indices of the mismatched classes, ascending.
     aligned_ : ndarray of shape (n_aligned,), dtype int64
         Indices of the classes whose text feature was replaced: the mismatched ones, but for
-        those that have no cluster of images and no descriptions.
+        those that have no cluster of images and no descriptions. Empty without a describer,
+        unless `use_centers`.
     descriptions_ : dict of str to str
         The chosen description of each mismatched class. Empty without a describer.
     candidate_descriptions_ : dict of str to list of str
@@ -160,7 +167,8 @@ class ConceptAligner(ConceptStage):
     >>> from capkit.datasets import make_concept_space
     >>> problem = make_concept_space(n_mismatched=2, random_state=0)
     >>> zero_shot = (problem.space.predict() == problem.target).mean()
-    >>> space = ConceptAligner(random_state=0).fit_transform(problem.space)
+    >>> aligner = ConceptAligner(use_centers=True, random_state=0)
+    >>> space = aligner.fit_transform(problem.space)
     >>> aligned = (space.predict() == problem.target).mean()
     >>> print(f"{zero_shot:.2f} {aligned:.2f}")
     0.91 0.99
@@ -169,6 +177,7 @@ class ConceptAligner(ConceptStage):
     _parameter_constraints: dict = {
         "describer": [callable, HasMethods(["describe"]), None],
         "n_descriptions": [Interval(Integral, 1, None, closed="left")],
+        "use_centers": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
     }
@@ -177,11 +186,13 @@ class ConceptAligner(ConceptStage):
         self,
         describer=None,
         n_descriptions=8,
+        use_centers=False,
         device="auto",
         random_state=None,
     ):
         self.describer = describer
         self.n_descriptions = n_descriptions
+        self.use_centers = use_centers
         self.device = device
         self.random_state = random_state
 
@@ -219,10 +230,11 @@ class ConceptAligner(ConceptStage):
         self.descriptions_: dict[str, str] = {}
         self.candidate_descriptions_: dict[str, list[str]] = {}
         self.shift_ = np.zeros_like(space.text_features)
-        if self.describer is None:
-            self._align_without_text(space)
-        else:
+        self.aligned_ = self.mismatched_[:0]
+        if self.describer is not None:
             self._align_by_text(space)
+        elif self.use_centers:
+            self._align_by_centers(space)
         self._backbone_id = space.backbone_id
         return self
 
@@ -233,7 +245,7 @@ class ConceptAligner(ConceptStage):
         self.detector_ = MismatchDetector(random_state=self.random_state).fit(space)
         return self.detector_.transform(space).mismatch
 
-    def _align_without_text(self, space: ConceptSpace) -> None:
+    def _align_by_centers(self, space: ConceptSpace) -> None:
         centers = self._mismatch.class_centers
         has_center = np.any(centers != 0, axis=1)
         fitting = np.setdiff1d(np.flatnonzero(has_center), self.mismatched_)

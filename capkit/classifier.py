@@ -115,7 +115,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         and device are this classifier's, where it names none itself.
     describer : callable or None, default=None
         Gives visual descriptions of mismatched classes, see :mod:`capkit.describers`. None
-        aligns them without a language model.
+        leaves their texts as they are, see :class:`~capkit.ConceptAligner`.
     detector : MismatchDetector or None, default=None
         Instead of the one with this classifier's `t`.
     aligner : ConceptAligner, "passthrough" or None, default=None

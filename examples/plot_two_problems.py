@@ -92,9 +92,11 @@ for row in aligner.aligned_:
     print(f"    {aligner.descriptions_[names[row]]}")
 
 # %%
-# Without a describer, the centre of the cluster itself stands in for a text:
+# Without a describer, the centre of the cluster itself can stand in for a text. That works with
+# this model, whose images and texts lie close together; with OpenAI's CLIP it does great harm:
 
-without_text = ConceptAligner().fit(detector.transform(space)).transform(space)
+by_centers = ConceptAligner(use_centers=True).fit(detector.transform(space))
+without_text = by_centers.transform(space)
 for title, each in {
     "zero-shot": space,
     "with descriptions": aligned,

@@ -1,6 +1,7 @@
 """Concept alignment: its parts by hand, the whole on planted problems and a random backbone."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from capkit.datasets import make_concept_space
 from capkit.describers import TableDescriber
 from capkit.exceptions import BackboneMismatchError, DescriberError
 from capkit.space import MismatchResult
+
+by_centers = partial(ConceptAligner, use_centers=True)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_each_class_gets_the_description_nearest_to_its_own_centre():
 def test_without_a_describer_repairs_what_it_should(seed):
     planted = make_concept_space(600, 12, 48, n_mismatched=2, random_state=seed)
     detected = MismatchDetector(t=2, random_state=0).fit_transform(planted.space)
-    aligner = ConceptAligner().fit(detected)
+    aligner = by_centers().fit(detected)
     np.testing.assert_array_equal(aligner.aligned_, planted.mismatched)
     before, after = planted.space.predict(), aligner.transform(planted.space).predict()
     for label in planted.mismatched:
@@ -71,7 +74,7 @@ def test_without_a_describer_repairs_what_it_should(seed):
 
 
 def test_only_mismatched_classes_change(planted, detected):
-    aligner = ConceptAligner().fit(detected)
+    aligner = by_centers().fit(detected)
     others = np.setdiff1d(np.arange(10), aligner.mismatched_)
     np.testing.assert_array_equal(
         aligner.text_features_[others], planted.space.text_features[others]
@@ -85,7 +88,7 @@ def test_only_mismatched_classes_change(planted, detected):
 
 
 def test_transform_carries_the_results(planted, detected):
-    aligner = ConceptAligner().fit(detected)
+    aligner = by_centers().fit(detected)
     space = aligner.transform(planted.space[:5])
     np.testing.assert_array_equal(space.text_features, aligner.text_features_)
     np.testing.assert_array_equal(space.alignment.shift, aligner.shift_)
@@ -96,13 +99,13 @@ def test_transform_carries_the_results(planted, detected):
 
 
 def test_fit_transform_is_fit_then_transform(detected):
-    first = ConceptAligner().fit_transform(detected)
-    second = ConceptAligner().fit(detected).transform(detected)
+    first = by_centers().fit_transform(detected)
+    second = by_centers().fit(detected).transform(detected)
     np.testing.assert_array_equal(first.text_features, second.text_features)
 
 
 def test_nothing_mismatched_nothing_changes(planted):
-    aligner = ConceptAligner().fit(MismatchDetector(t=0, n_init=1).fit_transform(planted.space))
+    aligner = by_centers().fit(MismatchDetector(t=0, n_init=1).fit_transform(planted.space))
     np.testing.assert_array_equal(aligner.text_features_, planted.space.text_features)
     assert len(aligner.aligned_) == 0
 
@@ -113,7 +116,7 @@ def test_class_without_images_keeps_its_text(planted):
     space = dataclasses.replace(
         planted.space, mismatch=MismatchResult(np.array([4, 7]), class_centers=centers)
     )
-    aligner = ConceptAligner().fit(space)
+    aligner = by_centers().fit(space)
     assert aligner.mismatched_.tolist() == [4, 7] and aligner.aligned_.tolist() == [7]
     np.testing.assert_array_equal(aligner.text_features_[4], planted.space.text_features[4])
 
@@ -124,7 +127,7 @@ def test_every_class_mismatched_is_refused(planted):
         mismatch=MismatchResult(np.arange(10), class_centers=planted.fitting_text_features),
     )
     with pytest.raises(ValueError, match="every class is mismatched"):
-        ConceptAligner().fit(space)
+        by_centers().fit(space)
 
 
 # -- detection
@@ -133,7 +136,10 @@ def test_every_class_mismatched_is_refused(planted):
 def test_without_a_detection_the_default_detector_runs_first(planted):
     detector = MismatchDetector(random_state=4)
     detected = detector.fit_transform(planted.space)
-    alone, behind = ConceptAligner(random_state=4).fit(planted.space), ConceptAligner()
+    alone, behind = (
+        by_centers(random_state=4).fit(planted.space),
+        by_centers(),
+    )
     np.testing.assert_array_equal(alone.text_features_, behind.fit(detected).text_features_)
     np.testing.assert_array_equal(alone.mismatched_, detector.mismatched_)
     assert alone.detector_.get_params() == detector.get_params()
@@ -143,13 +149,13 @@ def test_without_a_detection_the_default_detector_runs_first(planted):
 
 
 def test_same_random_state_same_result(planted):
-    first, second = (ConceptAligner(random_state=4).fit(planted.space) for _ in range(2))
+    first, second = (by_centers(random_state=4).fit(planted.space) for _ in range(2))
     np.testing.assert_array_equal(first.text_features_, second.text_features_)
     assert first.detector_.random_state == 4
 
 
 def test_a_space_that_carries_a_detection_is_not_looked_at_again(detected):
-    aligner = ConceptAligner(random_state=4).fit(detected)
+    aligner = by_centers(random_state=4).fit(detected)
     assert aligner.detector_ is None
     np.testing.assert_array_equal(aligner.mismatched_, detected.mismatch.mismatched)
 
@@ -159,7 +165,9 @@ def test_a_space_that_carries_a_detection_is_not_looked_at_again(detected):
 
 def test_a_classifier_behind_the_aligner_classifies_by_the_aligned_texts(planted):
     steps = make_pipeline(
-        MismatchDetector(t=2, random_state=0), ConceptAligner(), ZeroShotClassifier()
+        MismatchDetector(t=2, random_state=0),
+        by_centers(),
+        ZeroShotClassifier(),
     ).fit(planted.space)
     aligned = steps[:-1].transform(planted.space)
     np.testing.assert_array_equal(steps[-1].text_features_, aligned.text_features)
@@ -272,7 +280,7 @@ def test_space_of_changed_weights_is_refused(encoded):
 
 
 def test_transform_refuses_another_backbone(encoded):
-    aligner = ConceptAligner().fit(encoded)
+    aligner = by_centers().fit(encoded)
     with pytest.raises(
         BackboneMismatchError,
         match=rf"ConceptAligner expected .* {encoded.backbone_id[:12]}\.\.\., got .* 0{{12}}",
@@ -283,7 +291,7 @@ def test_transform_refuses_another_backbone(encoded):
 def test_transform_refuses_other_classes(detected):
     other = ConceptSpace(np.eye(2), np.eye(2), ["a", "b"])
     with pytest.raises(ValueError, match=r"fitted on the 10 classes.*got 2: \('a', 'b'\)"):
-        ConceptAligner().fit(detected).transform(other)
+        by_centers().fit(detected).transform(other)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +312,10 @@ def test_parameters_are_checked_at_fit(detected, parameter, value):
 
 
 def test_pipeline_of_the_stages_equals_the_stages_by_hand(planted):
-    stages = make_pipeline(
-        MismatchDetector(t=2, random_state=0), ConceptAligner(), MarginCalibrator()
-    )
+    stages = make_pipeline(MismatchDetector(t=2, random_state=0), by_centers(), MarginCalibrator())
     space = stages.fit_transform(planted.space)
     by_hand = MismatchDetector(t=2, random_state=0).fit_transform(planted.space)
-    by_hand = MarginCalibrator().fit_transform(ConceptAligner().fit_transform(by_hand))
+    by_hand = MarginCalibrator().fit_transform(by_centers().fit_transform(by_hand))
     np.testing.assert_array_equal(space.text_features, by_hand.text_features)
     np.testing.assert_array_equal(space.margin.margin_matrix, by_hand.margin.margin_matrix)
     assert repr(space).endswith("stages=['mismatch', 'alignment', 'margin'])")
@@ -317,9 +323,21 @@ def test_pipeline_of_the_stages_equals_the_stages_by_hand(planted):
 
 def test_any_scikit_learn_step_stands_behind_a_stage(planted):
     pipeline = make_pipeline(
-        MismatchDetector(t=2, random_state=0), ConceptAligner(), LogisticRegression()
+        MismatchDetector(t=2, random_state=0),
+        by_centers(),
+        LogisticRegression(),
     )
     pipeline.set_params(mismatchdetector__t=1)
     pipeline.fit(planted.space, planted.target)
     assert pipeline.score(planted.space, planted.target) > 0.9
     assert pipeline[0].t_ == 1
+
+
+def test_without_a_describer_all_texts_stay_unless_centres_are_asked_for(detected):
+    aligner = ConceptAligner().fit(detected)
+    space = aligner.transform(detected)
+    np.testing.assert_array_equal(space.text_features, detected.text_features)
+    assert len(aligner.mismatched_) > 0
+    assert len(space.alignment.aligned) == 0
+    assert not space.alignment.shift.any()
+    assert len(by_centers().fit(detected).aligned_) == len(aligner.mismatched_)

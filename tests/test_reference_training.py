@@ -15,7 +15,7 @@ from capkit import CAPClassifier, CLIPEncoder, ConceptAligner, MismatchDetector
 from capkit._seeding import seeded
 from capkit.backbones import load_backbone
 from capkit.datasets import make_concept_space
-from capkit.images import TrainingPixels
+from capkit.decoding import TrainingPixels
 from capkit.renewal import MainSampleRenewal
 from capkit.training.module import DualAdapterModule
 from capkit.training.streams import epoch_positions
@@ -308,7 +308,7 @@ def make_problem(tuning, backbone_path, pictures, describer):
         space = CLIPEncoder(backbone_path, class_names=NAMES).fit_transform(images)
         backbone = load_backbone(backbone_path)
     detected = MismatchDetector(t=4, random_state=SEED).fit_transform(space)
-    aligned = ConceptAligner(describer=describer).fit_transform(detected)
+    aligned = ConceptAligner(describer, use_centers=True).fit_transform(detected)
     assert len(aligned.alignment.aligned)
     return space, aligned, target, backbone
 
@@ -385,7 +385,7 @@ def make_classifier(tuning, paradigm, describer):
     return CAPClassifier(
         paradigm,
         t=4,
-        describer=describer,
+        aligner=ConceptAligner(describer, use_centers=True),
         tuning=what,
         tau=TAU[tuning],
         m=M,

@@ -49,7 +49,7 @@ def test_numbers_of_the_prompts_reach_the_towers(space):
 
 def test_an_aligned_class_keeps_its_shift_and_a_description_its_words(space):
     detected = MismatchDetector(t=3, random_state=0).fit_transform(space)
-    by_center = ConceptAligner().fit_transform(detected)
+    by_center = ConceptAligner(use_centers=True).fit_transform(detected)
     assert by_center.alignment.shift.any()
     assert np.array_equal(
         build_encoder(PromptTuning(), by_center).shift, by_center.alignment.shift
