@@ -13,6 +13,7 @@ _ESTIMATORS = {
     "CLIPEncoder": "capkit.encoder",
     "ConceptAligner": "capkit.alignment",
     "ConceptSpace": "capkit.space",
+    "GaussianTransduction": "capkit.transduction",
     "MainSampleRenewal": "capkit.renewal",
     "MarginCalibrator": "capkit.margins",
     "MismatchDetector": "capkit.mismatch",
@@ -34,6 +35,7 @@ __all__ = [
     "CLIPEncoder",
     "ConceptAligner",
     "ConceptSpace",
+    "GaussianTransduction",
     "MainSampleRenewal",
     "MarginCalibrator",
     "MismatchDetector",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from capkit.mismatch import MismatchDetector
     from capkit.renewal import MainSampleRenewal
     from capkit.space import ConceptSpace
+    from capkit.transduction import GaussianTransduction
 
 
 def __getattr__(name: str):

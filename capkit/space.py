@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,15 @@ from scipy.special import softmax
 if TYPE_CHECKING:
     from capkit.images import ImageSource
 
-__all__ = ["AlignmentResult", "ConceptSpace", "MarginResult", "MismatchResult"]
+__all__ = [
+    "AlignmentResult",
+    "ConceptSpace",
+    "GaussianClasses",
+    "MarginResult",
+    "MismatchResult",
+    "TransductionResult",
+    "feature_keys",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +59,92 @@ class AlignmentResult:
     shift: np.ndarray
     aligned: np.ndarray
     descriptions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianClasses:
+    """Classes as Gaussians of one covariance, and who they were fitted on.
+
+    Attributes
+    ----------
+    whitening : ndarray of shape (n_features, n_features), dtype float32
+        Map to a space in which the covariance is the identity.
+    whitened_means : ndarray of shape (n_classes, n_features), dtype float32
+    mean_variance : ndarray of shape (n_classes,)
+        Variance of each class's mean, in units of the covariance: one by the number of images.
+    dimension : float
+        Mean squared length of a whitened deviation from its class's mean.
+    log_prior : ndarray of shape (n_classes,)
+        Logarithm of each class's proportion, relative to equal ones.
+    trust : float
+        Share in [0, 1] with which the Gaussians count.
+    keys : ndarray of shape (n_images,), dtype uint64
+        Fingerprints of the features that the means were fitted on, ascending.
+    own_classes : ndarray of shape (n_images, k), dtype int32
+        Classes to whose mean each of these images contributes most.
+    own_share : ndarray of shape (n_images, k), dtype float32
+        How much: its responsibility, in images.
+    """
+
+    whitening: np.ndarray
+    whitened_means: np.ndarray
+    mean_variance: np.ndarray
+    dimension: float
+    log_prior: np.ndarray
+    trust: float
+    keys: np.ndarray
+    own_classes: np.ndarray
+    own_share: np.ndarray
+
+    def own_shares(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which of some images the means were fitted on, and their shares in them.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, n_features)
+
+        Returns
+        -------
+        rows : ndarray of shape (n_known,)
+        own_classes, own_share : ndarray of shape (n_known, k)
+        """
+        if not len(self.keys):
+            return np.empty(0, dtype=np.int64), self.own_classes[:0], self.own_share[:0]
+        keys = feature_keys(features)
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        rows = np.flatnonzero(self.keys[places] == keys)
+        return rows, self.own_classes[places[rows]], self.own_share[places[rows]]
+
+
+def feature_keys(features: np.ndarray) -> np.ndarray:
+    """Fingerprint of each feature, by which an image is known again.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features), dtype float32
+
+    Returns
+    -------
+    ndarray of shape (n,), dtype uint64
+    """
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TransductionResult:
+    """What :class:`~capkit.GaussianTransduction` adds to a :class:`ConceptSpace`.
+
+    Attributes
+    ----------
+    classes : GaussianClasses
+    mismatched : ndarray of shape (n_mismatched,), dtype int64
+        Classes whose text has no say.
+    """
+
+    classes: GaussianClasses
+    mismatched: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,6 +193,7 @@ class ConceptSpace:
         Fingerprint of the backbone's configuration and weights.
     mismatch : MismatchResult or None, default=None
     alignment : AlignmentResult or None, default=None
+    transduction : TransductionResult or None, default=None
     margin : MarginResult or None, default=None
 
     Raises
@@ -127,6 +223,7 @@ class ConceptSpace:
     backbone_id: str | None = None
     mismatch: MismatchResult | None = None
     alignment: AlignmentResult | None = None
+    transduction: TransductionResult | None = None
     margin: MarginResult | None = None
 
     def __post_init__(self) -> None:
@@ -220,7 +317,8 @@ class ConceptSpace:
         )
 
     def __repr__(self) -> str:
-        done = [name for name in ("mismatch", "alignment", "margin") if getattr(self, name)]
+        possible = ("mismatch", "alignment", "transduction", "margin")
+        done = [name for name in possible if getattr(self, name)]
         stages = f", stages={done}" if done else ""
         return (
             f"ConceptSpace(n_images={len(self)}, n_classes={self.n_classes}, "

@@ -14,10 +14,11 @@ from capkit import (
     CLIPEncoder,
     ConceptAligner,
     ConceptSpace,
+    GaussianTransduction,
     MarginCalibrator,
     MismatchDetector,
 )
-from capkit.baselines import ZeroShotClassifier
+from capkit.baselines import GaussianTransductionClassifier, ZeroShotClassifier
 
 N_CLASSES = 3
 
@@ -134,6 +135,19 @@ class RowConceptAligner(_Transforms, _RowsAsSpace, ConceptAligner):
 
 class RowMarginCalibrator(_Transforms, _RowsAsSpace, MarginCalibrator):
     """MarginCalibrator of rows."""
+
+
+class RowGaussianTransduction(_Transforms, _RowsAsSpace, GaussianTransduction):
+    """GaussianTransduction of rows, none of whose classes is known."""
+
+    def _labels(self, y):
+        return None
+
+
+class RowGaussianTransductionClassifier(
+    _Classifies, _RowsAsImages, GaussianTransductionClassifier
+):
+    """GaussianTransductionClassifier of rows."""
 
 
 class RowZeroShotClassifier(_Classifies, _RowsAsImages, ZeroShotClassifier):

@@ -10,6 +10,8 @@ from _harness import (
     RowCAPClassifier,
     RowCLIPEncoder,
     RowConceptAligner,
+    RowGaussianTransduction,
+    RowGaussianTransductionClassifier,
     RowMarginCalibrator,
     RowMismatchDetector,
     RowZeroShotClassifier,
@@ -28,6 +30,7 @@ EXPECTED_FAILURES: dict[type, dict[str, str]] = {
         "check_transformer_n_iter": "max_iter bounds every K-Means: there is no one n_iter_",
     },
     RowZeroShotClassifier: OF_CLASSIFIERS,
+    RowGaussianTransductionClassifier: OF_CLASSIFIERS,
     RowCAPClassifier: OF_CLASSIFIERS,
 }
 
@@ -46,7 +49,9 @@ ESTIMATORS = [
     RowMismatchDetector(random_state=0),
     RowConceptAligner(random_state=0),
     RowMarginCalibrator(),
+    RowGaussianTransduction(),
     RowZeroShotClassifier(),
+    RowGaussianTransductionClassifier(),
     RowCAPClassifier(tuning=AdapterTuning(**SHORT), random_state=0),
     RowCAPClassifier(tuning=PromptTuning(**SHORT), random_state=0),
 ]

@@ -15,7 +15,7 @@ import capkit
 ROOT = Path(__file__).parents[1]
 MODULES = [name for name in capkit.__all__ if inspect.ismodule(getattr(capkit, name))]
 # Their functions are public too, for those who build on the parts.
-FUNCTION_MODULES = ["margins", "pseudolabels", "space"]
+FUNCTION_MODULES = ["margins", "pseudolabels", "space", "transduction"]
 
 
 def public_names() -> set[str]:

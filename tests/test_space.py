@@ -7,6 +7,7 @@ import pytest
 from sklearn.utils import _safe_indexing
 
 from capkit import ConceptSpace
+from capkit.space import GaussianClasses, feature_keys
 
 
 @pytest.fixture
@@ -113,3 +114,65 @@ def test_pickle_round_trip(space):
     again = pickle.loads(pickle.dumps(space))
     np.testing.assert_array_equal(again.image_features, space.image_features)
     assert again.class_names == space.class_names and again.logit_scale == space.logit_scale
+
+
+# -- images that are known again
+
+
+def fitted_on(features, own_classes, own_share):
+    """Gaussians that know these images again."""
+    keys = feature_keys(features)
+    order = np.argsort(keys)
+    return GaussianClasses(
+        whitening=np.eye(2, dtype=np.float32),
+        whitened_means=np.eye(2, dtype=np.float32),
+        mean_variance=np.ones(2),
+        dimension=2.0,
+        log_prior=np.zeros(2),
+        trust=1.0,
+        keys=keys[order],
+        own_classes=np.asarray(own_classes, dtype=np.int32)[order],
+        own_share=np.asarray(own_share, dtype=np.float32)[order],
+    )
+
+
+def test_feature_keys_are_equal_where_the_features_are():
+    rows = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
+    keys = feature_keys(rows)
+    assert keys.dtype == np.uint64 and len(np.unique(keys)) == 500
+    np.testing.assert_array_equal(feature_keys(rows.copy()[::-1]), keys[::-1])
+    np.testing.assert_array_equal(feature_keys(np.asfortranarray(rows)[3:9]), keys[3:9])
+    np.testing.assert_array_equal(feature_keys(rows.astype(np.float64)), keys)
+    assert (feature_keys(np.nextafter(rows, np.float32(9))) != keys).all()
+    assert feature_keys(rows[:0]).shape == (0,)
+
+
+def test_feature_keys_stay_the_same_from_one_process_to_the_next():
+    # A pickled classifier knows its images by them.
+    assert feature_keys(np.array([[1.0, 0.5]])).tolist() == [11742460949729344499]
+
+
+def test_own_shares_are_those_of_the_images_that_were_fitted_on():
+    features = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    classes = fitted_on(features, [[0, 1], [1, 0], [1, 0]], [[0.9, 0.1], [1, 0], [0.7, 0.3]])
+    new = np.array([[0.8, 0.6]], dtype=np.float32)
+    asked = np.concatenate([new, features[[2, 0]], new, features[[2]]])
+    rows, own_classes, own_share = classes.own_shares(asked)
+    assert rows.tolist() == [1, 2, 4]
+    assert own_classes.tolist() == [[1, 0], [0, 1], [1, 0]]
+    np.testing.assert_allclose(own_share, [[0.7, 0.3], [0.9, 0.1], [0.7, 0.3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_new", [0, 1, 200])
+def test_new_images_have_no_shares(n_new):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((3, 2)).astype(np.float32)
+    classes = fitted_on(features, [[0], [1], [1]], np.ones((3, 1)))
+    rows, own_classes, own_share = classes.own_shares(rng.standard_normal((n_new, 2)))
+    assert rows.shape == (0,) and own_classes.shape == own_share.shape == (0, 1)
+
+
+def test_gaussians_that_remember_no_image_know_none_again():
+    classes = fitted_on(np.empty((0, 2)), np.empty((0, 1)), np.empty((0, 1)))
+    rows, own_classes, own_share = classes.own_shares(np.eye(2))
+    assert rows.shape == (0,) and own_classes.shape == own_share.shape == (0, 1)

@@ -1,0 +1,96 @@
+"""The classifier of Gaussian transduction."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.utils._param_validation import InvalidParameterError
+
+from capkit import CLIPEncoder, GaussianTransduction, MismatchDetector
+from capkit.baselines import GaussianTransductionClassifier, ZeroShotClassifier
+from capkit.datasets import load_digits, make_concept_space
+from capkit.exceptions import BackboneMismatchError, LabelError
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return make_concept_space(400, 8, 32, n_mismatched=0, text_noise=0.8, random_state=0)
+
+
+def test_predicts_training_images_as_the_stage_labels_them(problem):
+    classifier = GaussianTransductionClassifier().fit(problem.space)
+    names = np.array(problem.space.class_names)
+    expected = names[classifier.transduction_.labels_]
+    np.testing.assert_array_equal(classifier.predict(problem.space), expected)
+    order = np.random.default_rng(0).permutation(400)[:50]
+    np.testing.assert_array_equal(classifier.predict(problem.space[order]), expected[order])
+    probabilities = classifier.predict_proba(problem.space)
+    np.testing.assert_allclose(
+        probabilities.max(axis=1), classifier.transduction_.confidence_, atol=1e-3
+    )
+
+
+def test_beats_zero_shot_on_handwritten_digits_that_it_has_not_seen():
+    train, test = load_digits(split="train"), load_digits(split="test")
+    scores = [
+        cls(backbone="glyph", class_names=train.class_names)
+        .fit(train.images)
+        .score(test.images, test.target)
+        for cls in (ZeroShotClassifier, GaussianTransductionClassifier)
+    ]
+    assert scores[0] < 0.84
+    assert scores[1] > 0.94
+
+
+def test_images_and_a_space_of_them_give_the_same():
+    digits = load_digits(split="test")
+    encoder = CLIPEncoder("glyph", class_names=digits.class_names)
+    space = encoder.fit_transform(digits.images)
+    by_images = GaussianTransductionClassifier(backbone="glyph", class_names=digits.class_names)
+    by_images.fit(digits.images)
+    by_space = GaussianTransductionClassifier().fit(space)
+    np.testing.assert_array_equal(by_images.predict(digits.images), by_space.predict(space))
+    again = pickle.loads(pickle.dumps(by_images))
+    np.testing.assert_array_equal(
+        again.predict_proba(digits.images), by_images.predict_proba(digits.images)
+    )
+
+
+def test_mismatched_classes_of_an_earlier_step_are_found_by_their_clusters():
+    planted = make_concept_space(random_state=0)
+    detected = MismatchDetector(random_state=0).fit_transform(planted.space)
+    with_detection = GaussianTransductionClassifier().fit(detected)
+    # detection belongs to what was learned: a space without it is predicted the same
+    assert with_detection.score(planted.space, planted.target) > 0.98
+    assert (
+        GaussianTransductionClassifier().fit(planted.space).score(planted.space, planted.target)
+        < 0.97
+    )
+
+
+def test_labels_are_learned_from_only_where_that_is_asked_for(problem):
+    y = np.where(np.arange(400) < 40, (problem.target + 1) % 8, -1)
+    ignoring = GaussianTransductionClassifier().fit(problem.space, y)
+    plain = GaussianTransductionClassifier().fit(problem.space)
+    np.testing.assert_array_equal(ignoring.transduction_.labels_, plain.transduction_.labels_)
+    learning = GaussianTransductionClassifier(use_labels=True).fit(problem.space, y)
+    assert (learning.transduction_.labels_[:40] == y[:40]).all()
+    with pytest.raises(LabelError, match="no class"):
+        GaussianTransductionClassifier(use_labels=True).fit(problem.space, np.full(400, 9))
+
+
+def test_parameters_of_the_stage_are_its_own_and_checked(problem):
+    classifier = GaussianTransductionClassifier(transduction=GaussianTransduction(kappa=5.0))
+    classifier.set_params(transduction__max_iter=1).fit(problem.space)
+    assert classifier.transduction_.n_iter_ == 1
+    assert not hasattr(classifier.transduction, "labels_")
+    with pytest.raises(InvalidParameterError, match="'kappa' parameter of GaussianTransduction"):
+        classifier.set_params(transduction__kappa=0).fit(problem.space)
+
+
+def test_features_of_another_backbone_are_refused(problem):
+    space = dataclasses.replace(problem.space, backbone="a", backbone_id="0" * 64)
+    classifier = GaussianTransductionClassifier().fit(space)
+    with pytest.raises(BackboneMismatchError, match="fingerprint 000000000000"):
+        classifier.predict(dataclasses.replace(space, backbone_id="1" * 64))
