@@ -69,6 +69,7 @@ _SAVED_VALUES = (
     "n_features_in_",
     "descriptions_",
     "history_",
+    "paradigm_",
     "tuning_",
     "seed_",
     "backbone_name_",
@@ -196,6 +197,8 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         Fitted stages; None where they were not run here.
     calibrator_ : MarginCalibrator or None
         Fitted on the last epoch's predictions; None after :meth:`load`, as are the other two.
+    paradigm_ : str
+        Paradigm of the fit, which decides what `inference` means where it is None.
     tuning_ : Tuning
         What `tuning` stood for.
     seed_ : int
@@ -339,7 +342,8 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
                 verbose=self.verbose,
             )
         )
-        self.tuning_, self.seed_, self.calibrator_ = tuning, seed, calibrator
+        self.paradigm_, self.tuning_, self.seed_ = self.paradigm, tuning, seed
+        self.calibrator_ = calibrator
         self._keep(space, state, module)
         unlabeled = labels == UNLABELED
         confident = (state.confidence > calibrator.tau) & unlabeled
@@ -386,6 +390,9 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             return clone(self.calibrator)
         return MarginCalibrator(m=self.m, tau=self.tau)
 
+    def _choose_renewal(self) -> MainSampleRenewal:
+        return MainSampleRenewal() if self.renewal is None else self.renewal
+
     def _choose_self_training(
         self,
         space: ConceptSpace,
@@ -394,7 +401,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         tuning: Tuning,
     ) -> CAPSelfTraining:
         """Which images train, with which labels (sections 1 and 3)."""
-        renewal = MainSampleRenewal() if self.renewal is None else self.renewal
+        renewal = self._choose_renewal()
         of_labels = np.unique(labels[labels != UNLABELED])
         none = np.empty(0, dtype=np.int64)
         return CAPSelfTraining(
@@ -423,7 +430,6 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         seed: int,
     ) -> dict[str, Any]:
         """What decides how a training goes, to compare a checkpoint by; each part by its name."""
-        renewal = MainSampleRenewal() if self.renewal is None else self.renewal
         aligned = None if space.alignment is None else space.alignment.aligned
         parameters = {
             "class_names": space.class_names,
@@ -435,7 +441,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             "tuning": tuning.name,
             "top_k": self.top_k,
             "seed": seed,
-            "renewal": renewal.get_params(),
+            "renewal": self._choose_renewal().get_params(),
             **tuning.get_params(),
             **calibrator.get_params(),
         }
@@ -567,7 +573,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
 
     def _inference(self) -> str:
         self.tuning_.check_inference(self.inference)
-        return self.inference or self.tuning_.default_inference(self.paradigm)
+        return self.inference or self.tuning_.default_inference(self.paradigm_)
 
     def _features(self, images: ConceptSpace | ImageSource):
         """Features of new images before any adapter, a Tensor (n, d)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp, softmax
@@ -369,12 +370,15 @@ class GaussianTransduction(ConceptStage):
         log_prior = _check_class_prior(self.class_prior, space.n_classes)
         self.class_names_, self.n_features_in_ = space.class_names, space.shape[1]
         features = space.image_features
-        total = sum(features[rows].T @ features[rows] for rows in _chunks(len(space)))
+        moments = _Moments(
+            features.mean(axis=0),
+            sum(features[rows].T @ features[rows] for rows in _chunks(len(space))),
+        )
         assigned = _Assignments(space, known)
         counts, sums, _ = assigned.by_texts()
         self.mismatched_ = assigned.mismatched = _without_text(space, counts)
         for n_iter in range(1, self.max_iter + 1):
-            classes = self._m_step(space, counts, sums, total, log_prior)
+            classes = self._m_step(space, moments, counts, sums, log_prior)
             own = assigned.own_classes.copy(), assigned.own_share.copy()
             counts, sums, n_changed = assigned.by_classes(classes)
             self.n_iter_ = n_iter
@@ -388,9 +392,9 @@ class GaussianTransduction(ConceptStage):
     def _m_step(
         self,
         space: ConceptSpace,
+        moments: _Moments,
         counts: np.ndarray,
         sums: np.ndarray,
-        total: np.ndarray,
         log_prior: np.ndarray | None,
     ) -> GaussianClasses:
         """Means, covariance and proportions from the sums of the responsibilities."""
@@ -398,13 +402,13 @@ class GaussianTransduction(ConceptStage):
             counts,
             sums,
             space.text_features,
-            space.image_features.mean(axis=0),
+            moments.mean,
             self.kappa,
             None if space.mismatch is None else space.mismatch.class_centers,
             self.mismatched_,
         )
         cross = sums.T @ means
-        within = total - cross - cross.T + (means * counts[:, None]).T @ means
+        within = moments.squares - cross - cross.T + (means * counts[:, None]).T @ means
         whitening, dimension = shrunk_whitening(within / len(space), self.shrinkage)
         self.means_ = means.astype(np.float32)
         return GaussianClasses(
@@ -437,6 +441,13 @@ class GaussianTransduction(ConceptStage):
         check_fitted_classes(space, self, self.class_names_)
         result = TransductionResult(self._classes, self.mismatched_)
         return dataclasses.replace(space, transduction=result)
+
+
+class _Moments(NamedTuple):
+    """What the rounds need of all images together."""
+
+    mean: np.ndarray  # (d,)
+    squares: np.ndarray  # (d, d), sum of each feature's outer product with itself
 
 
 class _Assignments:

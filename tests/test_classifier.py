@@ -726,3 +726,14 @@ class TestPrediction:
         expected = prompt.predict(images)
         monkeypatch.setattr(type(prompt.backbone_.model), "encode_text", None)
         assert (pickle.loads(pickle.dumps(prompt)).predict(images) == expected).all()
+
+
+def test_default_way_to_predict_is_that_of_the_fitted_paradigm(adapter, problem, tmp_path):
+    y = np.where(problem.target < 4, problem.target, -1)
+    adapter.set_params(paradigm="trzsl").fit(problem.space, y)
+    expected = adapter.predict_proba(problem.space)
+    adapter.set_params(paradigm="ul")
+    assert np.array_equal(adapter.predict_proba(problem.space), expected)
+    adapter.save(tmp_path / "model")
+    loaded = CAPClassifier.load(tmp_path / "model")
+    assert np.array_equal(loaded.predict_proba(problem.space), expected)
