@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._arrays import unit_rows
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
 from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
-from capkit.mismatch import MismatchDetector, pair_with_centers
+from capkit.descriptions import (
+    choose_descriptions,
+    doubt_of_text,
+    labels_with_texts,
+    resembles_own_cluster,
+    resembles_own_name,
+)
+from capkit.exceptions import AdaptationWarning
+from capkit.mismatch import MismatchDetector
 from capkit.space import AlignmentResult, ConceptSpace, MismatchResult
 
-__all__ = ["ConceptAligner", "choose_descriptions", "move_across_gap"]
+__all__ = ["ConceptAligner", "move_across_gap"]
+
+# A description is judged by at most so many images: more would tell no more.
+_JUDGED_IMAGES = 50_000
 
 
 def move_across_gap(
@@ -52,54 +64,14 @@ def move_across_gap(
     return unit_rows(moved.astype(np.float32))
 
 
-def choose_descriptions(
-    description_features: Sequence[np.ndarray], centers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a description for each class, and which of the centres is the class's.
-
-    Classes and centres are paired by a linear assignment: the similarity of a class and a centre
-    is that of its most similar description, and the sum over the pairs is the largest possible.
-
-    Parameters
-    ----------
-    description_features : sequence of n_classes arrays of shape (n_descriptions, n_features)
-        Unit rows; the number of descriptions may differ between the classes.
-    centers : ndarray of shape (n_classes, n_features)
-        Unit rows.
-
-    Returns
-    -------
-    chosen : ndarray of shape (n_classes,), dtype int64
-        Index of each class's description that is most similar to its centre.
-    center_of_class : ndarray of shape (n_classes,), dtype int64
-        Row of `centers` of each class.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from capkit.alignment import choose_descriptions
-    >>> first = np.array([[1.0, 0.0], [0.6, 0.8]])
-    >>> second = np.array([[0.8, 0.6]])
-    >>> choose_descriptions([first, second], np.eye(2))
-    (array([1, 0]), array([1, 0]))
-    """
-    similarity = [
-        np.asarray(features) @ np.asarray(centers).T for features in description_features
-    ]
-    center_of_class = pair_with_centers(np.array([rows.max(axis=0) for rows in similarity]))
-    chosen = [
-        rows[:, center].argmax() for rows, center in zip(similarity, center_of_class, strict=True)
-    ]
-    return np.array(chosen, dtype=np.int64), center_of_class
-
-
 class ConceptAligner(ConceptStage):
     """Give the mismatched classes a text feature that fits their images.
 
     With a `describer`, each mismatched class gets the description that is most similar to the
-    cluster of images that is the class's. Without one all texts stay as they are; or, with
-    `use_centers`, the centre of this cluster, moved across the modality gap, stands in for the
-    text feature. See the method's section 1.
+    cluster of images that is the class's, of those that the images show to be better than its
+    present text. Without one all texts stay as they are; or, with `use_centers`, the centre of
+    this cluster, moved across the modality gap, stands in for the text feature. See the method's
+    section 1.
 
     Parameters
     ----------
@@ -113,6 +85,10 @@ class ConceptAligner(ConceptStage):
         out from the mean of the images by far more than a text does from the mean of the texts,
         so that on OpenAI's CLIP a class aligned this way takes most images of the others. It
         helps where images and texts lie close together, as those of the embedded model do.
+    accept : {"images", "always"}, default="images"
+        When a description replaces a class's text. "images": if it speaks of its own class rather
+        than of another one, and the labels that it changes are clear. "always": the most similar
+        one does whatever it says, as the paper has it.
     device : str, default="auto"
         Where the text tower encodes the descriptions.
     random_state : int, RandomState instance or None, default=None
@@ -126,10 +102,13 @@ class ConceptAligner(ConceptStage):
         Indices of the mismatched classes, ascending.
     aligned_ : ndarray of shape (n_aligned,), dtype int64
         Indices of the classes whose text feature was replaced: the mismatched ones, but for
-        those that have no cluster of images and no descriptions. Empty without a describer,
-        unless `use_centers`.
+        those whose descriptions were refused, or without a describer those that have no cluster
+        of images. Empty without a describer, unless `use_centers`.
     descriptions_ : dict of str to str
-        The chosen description of each mismatched class. Empty without a describer.
+        The chosen description of each class that got one. Empty without a describer.
+    rejected_descriptions_ : dict of str to str
+        Mismatched classes that got none, and why: what speaks against the one that is most
+        similar to the class's cluster. A warning names them too.
     candidate_descriptions_ : dict of str to list of str
         All descriptions that there were to choose from, of each mismatched class; what
         :func:`capkit.describers.save_descriptions` writes to a table.
@@ -156,6 +135,12 @@ class ConceptAligner(ConceptStage):
     mean that bridge the gap are those over the classes that are not mismatched: of their cluster
     centres and of their texts.
 
+    With ``accept="images"`` a description speaks of its own class by :func:`resembles_own_name`
+    or by :func:`resembles_own_cluster`, and is then judged by :func:`doubt_of_text`. Classes are
+    taken in turn, each beside the new texts of those before it. Two mismatched classes exchange
+    their clusters only for descriptions of the first kind: else those of two classes that were
+    mistaken for each other would take their clusters along.
+
     References
     ----------
     Wang et al., "Handling Imbalanced Pseudolabels for Vision-Language Models with Concept
@@ -178,6 +163,7 @@ class ConceptAligner(ConceptStage):
         "describer": [callable, HasMethods(["describe"]), None],
         "n_descriptions": [Interval(Integral, 1, None, closed="left")],
         "use_centers": ["boolean"],
+        "accept": [StrOptions({"images", "always"})],
         "device": [str],
         "random_state": ["random_state"],
     }
@@ -187,12 +173,14 @@ class ConceptAligner(ConceptStage):
         describer=None,
         n_descriptions=8,
         use_centers=False,
+        accept="images",
         device="auto",
         random_state=None,
     ):
         self.describer = describer
         self.n_descriptions = n_descriptions
         self.use_centers = use_centers
+        self.accept = accept
         self.device = device
         self.random_state = random_state
 
@@ -229,6 +217,7 @@ class ConceptAligner(ConceptStage):
         self.prompts_ = space.prompts
         self.descriptions_: dict[str, str] = {}
         self.candidate_descriptions_: dict[str, list[str]] = {}
+        self.rejected_descriptions_: dict[str, str] = {}
         self.shift_ = np.zeros_like(space.text_features)
         self.aligned_ = self.mismatched_[:0]
         if self.describer is not None:
@@ -236,6 +225,8 @@ class ConceptAligner(ConceptStage):
         elif self.use_centers:
             self._align_by_centers(space)
         self._backbone_id = space.backbone_id
+        if self.rejected_descriptions_:
+            warnings.warn(_refusal(self.rejected_descriptions_), AdaptationWarning, stacklevel=3)
         return self
 
     def _detect(self, space: ConceptSpace) -> MismatchResult:
@@ -267,29 +258,80 @@ class ConceptAligner(ConceptStage):
     def _align_by_text(self, space: ConceptSpace) -> None:
         from capkit.describers import describe_classes
 
-        self.aligned_ = self.mismatched_
         if not len(self.mismatched_):
             return
         names = [space.class_names[index] for index in self.mismatched_]
-        encode = _text_encoder(space, self.device)  # fails before a language model is asked
+        encode = self._text_encoder(space)  # fails before a language model is asked
         candidates = describe_classes(self.describer, names, self.n_descriptions)
         self.candidate_descriptions_ = candidates
         features = [encode(candidates[name]) for name in names]
-        chosen, center_of_class = choose_descriptions(
-            features, self._mismatch.class_centers[self.mismatched_]
-        )
+        if self.accept == "always":
+            chosen, center_of_class = choose_descriptions(
+                features, self._mismatch.class_centers[self.mismatched_]
+            )
+            self._move_centers(center_of_class)
+        else:
+            chosen = self._choose_by_images(space, features)
+        self.aligned_ = self.mismatched_[chosen >= 0]
         prompts = None if space.prompts is None else list(space.prompts)
-        for index, name, of_class, choice in zip(
-            self.mismatched_, names, features, chosen, strict=True
-        ):
-            self.descriptions_[name] = candidates[name][choice]
-            self.text_features_[index] = of_class[choice]
+        for row in np.flatnonzero(chosen >= 0):
+            index, name = self.mismatched_[row], names[row]
+            self.descriptions_[name] = candidates[name][chosen[row]]
+            self.text_features_[index] = features[row][chosen[row]]
             if prompts is not None:
                 prompts[index] = self.descriptions_[name]
         self.prompts_ = None if prompts is None else tuple(prompts)
+
+    def _choose_by_images(self, space: ConceptSpace, features: list[np.ndarray]) -> np.ndarray:
+        """Index of each mismatched class's description, -1 where none is better than its text."""
+        named = [
+            resembles_own_name(of_class, space.text_features, label)
+            for label, of_class in zip(self.mismatched_, features, strict=True)
+        ]
+        self._pair_anew(features, named)
+        centers = self._mismatch.class_centers
+        images = _spread_rows(space.image_features, _JUDGED_IMAGES)
+        image_mean, texts = images.mean(axis=0), space.text_features.copy()
+        chosen = np.full(len(features), -1, dtype=np.int64)
+        for row, (label, of_class) in enumerate(zip(self.mismatched_, features, strict=True)):
+            by_images = resembles_own_cluster(
+                of_class, space.text_features, centers, image_mean, label
+            )
+            speaking = np.flatnonzero(named[row] | by_images)
+            nearest_first = speaking[np.argsort(-of_class[speaking] @ centers[label])]
+            choice, doubt = _first_undoubted(images, texts, label, of_class[nearest_first])
+            if choice is None:
+                self.rejected_descriptions_[space.class_names[label]] = doubt
+            else:
+                chosen[row] = nearest_first[choice]
+                texts[label] = of_class[chosen[row]]
+        return chosen
+
+    def _pair_anew(self, features: list[np.ndarray], named: list[np.ndarray]) -> None:
+        """Pair classes with clusters by the descriptions that resemble their own name."""
+        rows = np.flatnonzero([of_class.any() for of_class in named])
+        if not len(rows):
+            return
+        _, paired = choose_descriptions(
+            [features[row][named[row]] for row in rows],
+            self._mismatch.class_centers[self.mismatched_[rows]],
+        )
+        center_of_class = np.arange(len(features))
+        center_of_class[rows] = rows[paired]
+        self._move_centers(center_of_class)
+
+    def _move_centers(self, center_of_class: np.ndarray) -> None:
+        """Give each mismatched class the centre of the mismatched class in its place."""
         centers = self._mismatch.class_centers.copy()
         centers[self.mismatched_] = centers[self.mismatched_][center_of_class]
         self._mismatch = dataclasses.replace(self._mismatch, class_centers=centers)
+
+    def _text_encoder(self, space: ConceptSpace) -> Callable[[Sequence[str]], np.ndarray]:
+        """Return a function from texts to unit features, of the backbone that made the space."""
+        backbone = reload_backbone(
+            space.backbone, space.backbone_id, device=self.device, owner="the ConceptSpace"
+        )
+        return lambda texts: backbone.encode_texts(texts).cpu().numpy()
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:
         """Replace the texts of a space by the aligned ones; nothing is aligned anew.
@@ -324,13 +366,36 @@ class ConceptAligner(ConceptStage):
         )
 
 
-def _text_encoder(space: ConceptSpace, device: str):
-    """Return a function from texts to unit features, of the backbone that made the space."""
-    backbone = reload_backbone(
-        space.backbone, space.backbone_id, device=device, owner="the ConceptSpace"
+def _first_undoubted(
+    images: np.ndarray, texts: np.ndarray, label: int, candidates: np.ndarray
+) -> tuple[int | None, str]:
+    """Index of the first candidate that nothing speaks against, or what does against the first."""
+    if not len(candidates):
+        return None, "its descriptions resemble other classes more than this one"
+    present, *labels = labels_with_texts(
+        images, texts, label, np.concatenate([texts[[label]], candidates])
     )
+    first_doubt = ""
+    for choice, after in enumerate(labels):
+        doubt = doubt_of_text(images, present, after, label, len(texts))
+        if doubt is None:
+            return choice, ""
+        first_doubt = first_doubt or doubt
+    return None, first_doubt
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        return backbone.encode_texts(texts).cpu().numpy()
 
-    return encode
+def _spread_rows(array: np.ndarray, limit: int) -> np.ndarray:
+    """At most so many rows, evenly spread: images may come sorted by class."""
+    if len(array) <= limit:
+        return array
+    return array[np.linspace(0, len(array) - 1, limit).astype(np.int64)]
+
+
+def _refusal(rejected: dict[str, str]) -> str:
+    """Say which classes keep their text, in words for a warning."""
+    reasons = (f"{name!r} ({reason})" for name, reason in rejected.items())
+    return (
+        "no description is better than the present text, which stays, of "
+        f"{', '.join(reasons)}. Look at candidate_descriptions_ and write better ones for a "
+        "TableDescriber, or take them all the same with ConceptAligner(accept='always')."
+    )

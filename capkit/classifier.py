@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import warnings
@@ -11,19 +12,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.model_selection import KFold
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._temperature import fit_temperature
 from capkit._validation import UNLABELED, LabelCodec, check_labels_of_paradigm, seeded_copy
+from capkit.adapted import AdaptedModel, Reader
 from capkit.alignment import ConceptAligner
 from capkit.backbones import load_backbone
 from capkit.backbones.registry import resolve_device
 from capkit.backbones.reloading import reload_backbone
 from capkit.encoder import CLIPEncoder
+from capkit.exceptions import AdaptationWarning
+from capkit.gaussians import GaussianPrior, evidence_temperature
+from capkit.guard import AdaptationReport, judge, training_is_carried
 from capkit.image_classifier import ImageClassifier
 from capkit.images import ImageSource
 from capkit.margins import MarginCalibrator
@@ -32,17 +37,11 @@ from capkit.persistence import SavedModel, read_model, write_model
 from capkit.renewal import MainSampleRenewal
 from capkit.space import ConceptSpace
 from capkit.training.checkpoint import CHECKPOINT_NAME, digest, plain, read_fingerprint
-from capkit.training.module import INFERENCE_MODES, DualAdapterModule
-from capkit.training.predictor import (
-    adapted_features,
-    build_predictor,
-    encode_batches,
-    export_adapters,
-    predict_logits,
-)
+from capkit.training.module import INFERENCE_MODES
 from capkit.training.run import TrainingTask, check_devices, train
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
 from capkit.training.streams import TrainingImages
+from capkit.transduction import GaussianTransduction, check_class_prior
 from capkit.tuning import Tuning
 from capkit.tuning.choosing import TUNINGS, candidate_tunings, choose_tuning
 
@@ -54,16 +53,18 @@ _STAGES = {
     "aligner": (ConceptAligner, ("describer",)),
     "calibrator": (MarginCalibrator, ("tau", "m")),
 }
+# Parts of the labeled images of which one at a time is left out to fit the temperature.
+_N_FOLDS = 3
 # The only classes that a saved file can name.
 _SAVED_CLASSES = (
     CLIPEncoder,
     MismatchDetector,
     ConceptAligner,
+    GaussianTransduction,
     MarginCalibrator,
     MainSampleRenewal,
     *TUNINGS.values(),
 )
-_WEIGHTS = "weights."
 _SAVED_ARRAYS = ("mismatched_", "margin_matrix_", "pseudo_labels_", "main_labels_")
 _SAVED_VALUES = (
     "n_features_in_",
@@ -85,6 +86,12 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
     Concept-Adaptive Pseudolabeling finds the classes whose text is far from their images and
     replaces their text (concept alignment), and then trains prompts and adapters on
     pseudolabels, with a margin that holds back classes which are predicted too often.
+
+    Beyond the paper, the images are first looked at together
+    (:class:`~capkit.GaussianTransduction`): what they say of each other is where pseudolabels
+    come from, and stays a part of every prediction. A guard, which needs no labels, holds back
+    what the images do not bear out: training where there are few images a class, or everything,
+    so that the answer is zero-shot's. ``pseudo_labels="zero_shot"`` is the paper's own way.
 
     Give it images, and it runs every stage itself; or put it behind the stages in a
     :class:`~sklearn.pipeline.Pipeline`, where it takes the :class:`~capkit.ConceptSpace` that
@@ -131,6 +138,15 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         features that are computed once, see :class:`~capkit.tuning.AdapterTuning`; seconds on a
         CPU. ``"auto"``: prompts where there is a GPU or the model is small, else adapters. An
         object of these classes has parameters of its own.
+    pseudo_labels : {"gaussian", "zero_shot"} or GaussianTransduction, default="gaussian"
+        Where labels come from. ``"gaussian"``: from texts and from the images' places among each
+        other, see :class:`~capkit.GaussianTransduction`, of which an object with other
+        parameters may be given. ``"zero_shot"``, the paper: from the model that is trained,
+        which starts as zero-shot; nothing is held back.
+    class_prior : "estimated", "equal" or array-like of shape (n_classes,), default="estimated"
+        Proportions of the classes, in the order of the class names. Numbers of main samples and
+        the margin are measured against them. ``"estimated"`` means equal where `pseudo_labels`
+        is ``"zero_shot"``.
     top_k : int, default=16
         ``k``: main samples that a class starts with. The paper uses 6 for Flowers102.
     renewal : MainSampleRenewal or None, default=None
@@ -139,12 +155,15 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
     inference : {"no_adapters", "main", "pseudo", "ensemble"} or None, default=None
         With which parts to predict; may be changed after :meth:`fit`. ``"no_adapters"``: prompts
         alone (the paper). ``"main"``, ``"pseudo"``: text adapter, and the main or the pseudo
-        visual adapter. ``"ensemble"``: mean of the probabilities of these two. None means
-        ``"no_adapters"``; with adapter tuning ``"ensemble"``, or in ``trzsl`` ``"main"``, as the
-        pseudo branch trains on unseen classes alone.
-    temperature : float or "labeled", default=1.0
-        The logits are divided by it before the softmax. ``"labeled"`` fits it to the labels of
-        the training images (``ssl``, ``trzsl``); it does not change what is predicted.
+        visual adapter. ``"ensemble"``: mean of the probabilities of these two, before the
+        Gaussians' say. None means ``"no_adapters"``; with adapter tuning ``"ensemble"``, or in
+        ``trzsl`` ``"main"``, as the pseudo branch trains on unseen classes alone.
+    temperature : float, "auto" or "labeled", default="auto"
+        The logits are divided by it before the softmax; it does not change what is predicted.
+        ``"auto"`` allows for how much too sure the Gaussians are, see
+        :func:`capkit.gaussians.evidence_temperature`. ``"labeled"`` (``ssl``, ``trzsl``) fits it
+        to labeled images that were left out: it fits three more times, each without a third of
+        them.
     checkpoint_dir : path or None, default=None
         Folder in which the state of the training is written after every epoch. A fit that was
         killed goes on from there when it is run again with the same arguments, and ends where
@@ -185,18 +204,23 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         label, -1.
     main_labels_ : ndarray of shape (n_images,), dtype int64
         Class of the main samples of the last epochs, as an index into `class_names_`; else -1.
+    adaptation_report_ : AdaptationReport
+        What adaptation was found to be worth on these images, what was tried and what was kept,
+        see :class:`capkit.guard.AdaptationReport`.
     history_ : list of dict
         Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the share of strong
         views ``kept``, the number of images pseudolabeled above `tau` of each class
         (``class_counts``) and their evenness in [0, 1] (``class_balance``), the number of main
-        samples (``n_main``), and ``margin_mean`` and ``margin_max`` over pairs of classes.
+        samples (``n_main``), and ``margin_mean`` and ``margin_max`` over pairs of classes. Empty
+        where nothing was trained.
     temperature_ : float
         What the logits are divided by.
     detector_ : MismatchDetector or None
     aligner_ : ConceptAligner or None
+    transduction_ : GaussianTransduction or None
         Fitted stages; None where they were not run here.
     calibrator_ : MarginCalibrator or None
-        Fitted on the last epoch's predictions; None after :meth:`load`, as are the other two.
+        Fitted on the last epoch's predictions; None after :meth:`load`, as are the other three.
     paradigm_ : str
         Paradigm of the fit, which decides what `inference` means where it is None.
     tuning_ : Tuning
@@ -252,10 +276,15 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         "aligner": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
         "calibrator": [HasMethods(["fit_from_predictions"]), None],
         "tuning": [StrOptions({"auto", *TUNINGS}), Tuning],
+        "pseudo_labels": [StrOptions({"gaussian", "zero_shot"}), GaussianTransduction],
+        "class_prior": [StrOptions({"estimated", "equal"}), "array-like"],
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "renewal": [MainSampleRenewal, None],
         "inference": [StrOptions(set(INFERENCE_MODES)), None],
-        "temperature": [Interval(Real, 0, None, closed="neither"), StrOptions({"labeled"})],
+        "temperature": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto", "labeled"}),
+        ],
         "checkpoint_dir": [str, os.PathLike, None],
         "n_devices": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
@@ -276,10 +305,12 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         aligner: ConceptAligner | str | None = None,
         calibrator: MarginCalibrator | None = None,
         tuning: Tuning | str = "auto",
+        pseudo_labels: GaussianTransduction | str = "gaussian",
+        class_prior: Sequence[float] | str = "estimated",
         top_k: int = 16,
         renewal: MainSampleRenewal | None = None,
         inference: str | None = None,
-        temperature: float | str = 1.0,
+        temperature: float | str = "auto",
         checkpoint_dir: str | os.PathLike | None = None,
         device: str = "auto",
         n_devices: int = 1,
@@ -298,6 +329,8 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         self.aligner = aligner
         self.calibrator = calibrator
         self.tuning = tuning
+        self.pseudo_labels = pseudo_labels
+        self.class_prior = class_prior
         self.top_k = top_k
         self.renewal = renewal
         self.inference = inference
@@ -310,8 +343,11 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
 
     detector_: MismatchDetector | None
     aligner_: ConceptAligner | None
+    transduction_: GaussianTransduction | None
     calibrator_: MarginCalibrator | None
     tuning_: Tuning
+    adaptation_report_: AdaptationReport
+    _model: AdaptedModel
 
     # -- fit: the base class has checked the input and encoded it
 
@@ -321,34 +357,43 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         tuning.check_inference(self.inference)
         self._warn_of_idle_parameters(space)
         space = self._align(self._detect(space, seed), seed)
-        calibrator = self._choose_calibrator(space)
-        self_training = self._choose_self_training(space, labels, calibrator, tuning)
-        built = tuning.build(space, device=str(device), n_jobs=self._make_encoder().n_jobs)
-        state, module = train(
-            TrainingTask(
-                schedule=tuning.schedule(),
-                seed=seed,
-                images=TrainingImages(built.inputs, labels),
-                strong_view=built.strong_view,
-                load_encoder=built.load_encoder,
-                logit_scale=space.logit_scale,
-                adapter_dim=tuning.adapter_dim,
-                adapter_weight=tuning.adapter_weight,
-                self_training=self_training,
-                fingerprint=self._fingerprint(space, labels, calibrator, tuning, seed),
-                device=str(device),
-                checkpoint_dir=self.checkpoint_dir,
-                n_devices=self.n_devices,
-                verbose=self.verbose,
-            )
-        )
+        space = self._transduce(space, labels)
+        prior, calibrator = self._choose_prior(space), self._choose_calibrator(space)
+        self_training = self._choose_self_training(space, labels, calibrator, tuning, prior)
         self.paradigm_, self.tuning_, self.seed_ = self.paradigm, tuning, seed
         self.calibrator_ = calibrator
-        self._keep(space, state, module)
-        unlabeled = labels == UNLABELED
-        confident = (state.confidence > calibrator.tau) & unlabeled
+        model = AdaptedModel(space.text_features, space.logit_scale, prior, {}, tuning)
+        if self._guarded and prior and not training_is_carried(prior.classes.trust):
+            state = self_training.start()
+            self_training.label_untrained(state)
+        else:
+            built = tuning.build(space, device=str(device), n_jobs=self._make_encoder().n_jobs)
+            state, module = train(
+                TrainingTask(
+                    schedule=tuning.schedule(),
+                    seed=seed,
+                    images=TrainingImages(built.inputs, labels),
+                    strong_view=built.strong_view,
+                    load_encoder=built.load_encoder,
+                    logit_scale=space.logit_scale,
+                    adapter_dim=tuning.adapter_dim,
+                    adapter_weight=tuning.adapter_weight,
+                    self_training=self_training,
+                    fingerprint=self._fingerprint(
+                        space, labels, self_training, calibrator, tuning, seed
+                    ),
+                    device=str(device),
+                    checkpoint_dir=self.checkpoint_dir,
+                    n_devices=self.n_devices,
+                    one_thread=tuning.small_steps,
+                    verbose=self.verbose,
+                )
+            )
+            model = AdaptedModel.from_training(space, prior, module, tuning)
+        self._keep(space, labels, state, model)
+        confident = (state.confidence > calibrator.tau) & (labels == UNLABELED)
         self.pseudo_labels_ = np.where(confident, state.pseudo_labels, UNLABELED)
-        self.temperature_ = self._find_temperature(space[~unlabeled], labels[~unlabeled])
+        self.temperature_ = self._find_temperature(space, labels)
 
     def _choose_seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -382,6 +427,40 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         self.aligner_ = seeded_copy(default if self.aligner is None else self.aligner, seed)
         return self.aligner_.fit_transform(space)
 
+    def _transduce(self, space: ConceptSpace, labels: np.ndarray) -> ConceptSpace:
+        """Let the images say what they are together, unless a stage before this step has."""
+        self.transduction_ = None
+        if space.transduction is not None or self.pseudo_labels == "zero_shot":
+            return space
+        stage = self._choose_transduction()
+        with warnings.catch_warnings():  # what it says is a part of this classifier's report
+            warnings.simplefilter("ignore", AdaptationWarning)
+            self.transduction_ = stage.fit(space, labels)
+        return self.transduction_.transform(space)
+
+    def _choose_transduction(self) -> GaussianTransduction:
+        if isinstance(self.pseudo_labels, str):
+            stage = GaussianTransduction(class_prior=self.class_prior)
+        else:
+            stage = clone(self.pseudo_labels)
+        return stage.set_params(unseen_only=self.paradigm == "trzsl")
+
+    def _choose_prior(self, space: ConceptSpace) -> GaussianPrior | None:
+        """What other images say of each one; None in the paper's way."""
+        result = space.transduction
+        if result is None or self.pseudo_labels == "zero_shot":
+            return None
+        return GaussianPrior(
+            space.text_features, space.logit_scale, result.classes, result.mismatched
+        )
+
+    @property
+    def _guarded(self) -> bool:
+        """Whether the guard may hold back; it may not in the paper's way."""
+        if isinstance(self.pseudo_labels, str):
+            return self.pseudo_labels != "zero_shot"
+        return self.pseudo_labels.guard
+
     def _choose_calibrator(self, space: ConceptSpace) -> MarginCalibrator:
         """The margin's calibrator, which training fits after every epoch (section 2)."""
         if space.margin is not None:
@@ -399,17 +478,19 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         labels: np.ndarray,
         calibrator: MarginCalibrator,
         tuning: Tuning,
+        prior: GaussianPrior | None,
     ) -> CAPSelfTraining:
         """Which images train, with which labels (sections 1 and 3)."""
         renewal = self._choose_renewal()
         of_labels = np.unique(labels[labels != UNLABELED])
         none = np.empty(0, dtype=np.int64)
+        seen = of_labels if self.paradigm == "trzsl" else none
         return CAPSelfTraining(
             image_features=space.image_features,
             text_features=space.text_features,
             logit_scale=space.logit_scale,
             labels=labels,
-            seen=of_labels if self.paradigm == "trzsl" else none,
+            seen=seen,
             aligned=none if space.alignment is None else space.alignment.aligned,
             tau=calibrator.tau,
             calibrator=calibrator,
@@ -419,18 +500,36 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             ramp_fraction=renewal.ramp_fraction,
             max_share=renewal.max_share,
             max_per_class=renewal.max_per_class,
+            prior=prior,
+            proportions=self._proportions(space.n_classes, seen, prior),
         )
+
+    def _proportions(
+        self, n_classes: int, seen: np.ndarray, prior: GaussianPrior | None
+    ) -> np.ndarray | None:
+        """How frequent the classes are, relative to equal ones that images may belong to."""
+        if prior is not None:
+            proportions = prior.proportions
+        else:
+            log_prior = check_class_prior(self.class_prior, n_classes)
+            if log_prior is None:
+                return None
+            proportions = np.exp(log_prior)
+        unseen = np.delete(proportions, seen)
+        return proportions / unseen.mean() if len(unseen) else proportions
 
     def _fingerprint(
         self,
         space: ConceptSpace,
         labels: np.ndarray,
+        self_training: CAPSelfTraining,
         calibrator: MarginCalibrator,
         tuning: Tuning,
         seed: int,
     ) -> dict[str, Any]:
         """What decides how a training goes, to compare a checkpoint by; each part by its name."""
         aligned = None if space.alignment is None else space.alignment.aligned
+        prior = self_training.prior
         parameters = {
             "class_names": space.class_names,
             "class texts": space.prompts,
@@ -442,6 +541,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             "top_k": self.top_k,
             "seed": seed,
             "renewal": self._choose_renewal().get_params(),
+            "proportions": self_training.proportions,
             **tuning.get_params(),
             **calibrator.get_params(),
         }
@@ -449,30 +549,80 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             "images": digest(space.image_features),
             "labels": digest(labels),
             "class features": digest(space.text_features),
+            "Gaussians": None if prior is None else digest(prior.classes.whitened_means),
         }
 
     def _keep(
         self,
         space: ConceptSpace,
+        labels: np.ndarray,
         state: SelfTrainingState,
-        module: DualAdapterModule,
+        model: AdaptedModel,
     ) -> None:
-        """Take what a training left as fitted attributes."""
-        self._weights = self.tuning_.export(module.encoder) | export_adapters(module)
+        """Take what training left, or did not touch, as fitted attributes."""
+        self._model = self._hold_back(space, labels, model)
         alignment, mismatch = space.alignment, space.mismatch
         none = np.empty(0, dtype=np.int64)
         self.mismatched_ = none if mismatch is None else mismatch.mismatched
         self.descriptions_ = {} if alignment is None else dict(alignment.descriptions)
-        self.text_features_ = self._weights["text_features"]
+        self.text_features_ = self._model.trained_text_features()
         self.margin_matrix_ = state.margin_matrix
         self.main_labels_ = state.main_labels
         self.history_ = state.history
-        self._predictor()  # now, so that predicting changes no attribute
 
-    def _find_temperature(self, labeled: ConceptSpace, labels: np.ndarray) -> float:
-        if self.temperature != "labeled":
-            return float(self.temperature)
-        return fit_temperature(self._logits(labeled), labels)
+    def _hold_back(
+        self, space: ConceptSpace, labels: np.ndarray, model: AdaptedModel
+    ) -> AdaptedModel:
+        """Leave away what was trained where the guard says so, and report."""
+
+        def labels_by(model: AdaptedModel) -> np.ndarray:
+            predicted = model.logits(space, self._inference(), self._reader()).argmax(axis=1)
+            return np.where(labels == UNLABELED, predicted, labels)
+
+        trained = labels_by(model) if model.weights else None
+        zero_shot = np.where(labels == UNLABELED, space.predict(), labels)
+        self.adaptation_report_ = report = judge(
+            space.image_features,
+            zero_shot,
+            zero_shot if model.prior is None else labels_by(model.untrained()),
+            trained,
+            None if space.transduction is None else space.transduction.report,
+            n_classes=space.n_classes,
+            guarded=self._guarded,
+        )
+        if report.is_doubtful:
+            warnings.warn(str(report), AdaptationWarning, stacklevel=6)
+        return model if report.kept == "training" else model.untrained()
+
+    def _find_temperature(self, space: ConceptSpace, labels: np.ndarray) -> float:
+        if self.temperature == "labeled":
+            return fit_temperature(*self._held_out_logits(space, labels))
+        if self.temperature == "auto":
+            prior = self._model.prior
+            return 1.0 if prior is None else evidence_temperature(prior.classes.trust)
+        return float(self.temperature)
+
+    def _held_out_logits(
+        self, space: ConceptSpace, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of labeled images by models that were fitted without them, and their labels."""
+        space = dataclasses.replace(space, transduction=None)  # that knows all labels
+        labeled = np.flatnonzero(labels != UNLABELED)
+        folds = KFold(min(_N_FOLDS, len(labeled)), shuffle=True, random_state=0)
+        logits = np.empty((len(labeled), space.n_classes), dtype=np.float32)
+        for _, fold in folds.split(labeled):
+            other = clone(self).set_params(
+                temperature=1.0, checkpoint_dir=None, random_state=self.seed_
+            )
+            for name in ("class_names_", "n_features_in_", "logit_scale_"):
+                setattr(other, name, getattr(self, name))
+            other.backbone_name_, other.backbone_id_ = self.backbone_name_, self.backbone_id_
+            rest = np.delete(np.arange(len(space)), labeled[fold])
+            with warnings.catch_warnings():  # said of the fit of all images
+                warnings.simplefilter("ignore")
+                other._fit_space(space[rest], labels[rest])
+            logits[fold] = other._logits(space[labeled[fold]])
+        return logits, labels[labeled]
 
     # -- checks before anything is loaded
 
@@ -482,6 +632,9 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
 
     def _check_labels(self, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
         check_labels_of_paradigm(labels, self.paradigm, class_names)
+        check_class_prior(self.class_prior, len(class_names))
+        if not isinstance(self.pseudo_labels, str):
+            check_class_prior(self.pseudo_labels.class_prior, len(class_names))
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
         if self.temperature == "labeled" and self.paradigm == "ul":
@@ -508,6 +661,10 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
 
     def _warn_of_idle_parameters(self, space: ConceptSpace) -> None:
         """Warn of parameters that another stage's own stand in the place of."""
+        reason = self._reason_class_prior_is_idle(space)
+        if reason and not (isinstance(self.class_prior, str) and self.class_prior == "estimated"):
+            value = self.class_prior
+            warnings.warn(f"class_prior={value!r:.40} has no effect: {reason}.", stacklevel=5)
         done = {
             "detector": space.mismatch or space.alignment,
             "aligner": space.alignment,
@@ -528,6 +685,15 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
                 if value is not default and value != default:
                     warnings.warn(f"{name}={value!r} has no effect: {reason}.", stacklevel=5)
 
+    def _reason_class_prior_is_idle(self, space: ConceptSpace) -> str | None:
+        if self.pseudo_labels == "zero_shot":
+            return None
+        if space.transduction is not None:
+            return "the GaussianTransduction before this step decides"
+        if not isinstance(self.pseudo_labels, str):
+            return "pseudo_labels is given; set pseudo_labels__class_prior"
+        return None
+
     def _after_interrupt(self) -> str:
         if self.checkpoint_dir is None:
             return ""
@@ -539,21 +705,11 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
 
     def _logits(self, images: ConceptSpace | ImageSource) -> np.ndarray:
         inference = self._inference()  # a wrong one is found before anything is encoded
-        return predict_logits(self._predictor(), self._features(images), inference)
+        return self._model.logits(images, inference, self._reader())
 
-    def predict_proba(self, X: object) -> np.ndarray:
-        """Probabilities of the classes.
-
-        Parameters
-        ----------
-        X : sequence of images of length n_images, or ConceptSpace
-
-        Returns
-        -------
-        ndarray of shape (n_images, n_classes), dtype float64
-            Columns in the order of ``classes_``.
-        """
-        return softmax(self._scores(X).astype(np.float64) / self.temperature_, axis=1)
+    @property
+    def _temperature(self) -> float:
+        return self.temperature_
 
     def transform(self, X: object) -> np.ndarray:
         """Adapted features of images.
@@ -566,41 +722,25 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         -------
         ndarray of shape (n_images, d), dtype float32
             Unit rows: what ``inference`` compares with the classes; of the "ensemble" the
-            normalised mean of its two branches.
+            normalised mean of its two branches. Those of the frozen model where no training was
+            kept.
         """
         images, inference = self._read(X), self._inference()
-        return adapted_features(self._predictor(), self._features(images), inference)
+        return self._model.transform(images, inference, self._reader())
 
     def _inference(self) -> str:
         self.tuning_.check_inference(self.inference)
         return self.inference or self.tuning_.default_inference(self.paradigm_)
 
-    def _features(self, images: ConceptSpace | ImageSource):
-        """Features of new images before any adapter, a Tensor (n, d)."""
+    def _reader(self) -> Reader:
         encoder = self._make_encoder()
-        inputs = self.tuning_.prediction_inputs(
-            images,
+        return Reader(
             encode=self._encode_new,
             backbone=lambda: self.backbone_,
+            device=str(resolve_device(encoder.device)),
+            batch_size=encoder.batch_size,
             n_jobs=encoder.n_jobs,
         )
-        return encode_batches(self._predictor(), inputs, encoder.batch_size)
-
-    def _predictor(self) -> DualAdapterModule:
-        """Module for prediction, built once for these weights and this device."""
-        device = str(resolve_device(self._make_encoder().device))
-        built = getattr(self, "_built_predictor", None)
-        if built is not None and built[0] is self._weights and built[1] == device:
-            return built[2]
-        module = build_predictor(
-            self._weights,
-            self.tuning_.trained_encoder(self._weights, lambda: self.backbone_),
-            logit_scale=self.logit_scale_,
-            adapter_weight=self.tuning_.adapter_weight,
-            device=device,
-        )
-        self._built_predictor = (self._weights, device, module)
-        return module
 
     @property
     def mismatched_names_(self) -> list[str]:
@@ -631,8 +771,8 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         check_is_fitted(self)
         values = {name: getattr(self, name) for name in _SAVED_VALUES}
         values |= {"class_names_": self.class_names_, "label_kind": self._codec.kind}
-        arrays = {_WEIGHTS + name: value for name, value in self._weights.items()}
-        arrays |= {name: getattr(self, name) for name in _SAVED_ARRAYS}
+        values["adaptation_report_"] = self.adaptation_report_.to_dict()
+        arrays = self._model.to_arrays() | {name: getattr(self, name) for name in _SAVED_ARRAYS}
         model = SavedModel(self.get_params(deep=False), values, arrays)
         left_out = write_model(path, model, _SAVED_CLASSES)
         if left_out:
@@ -667,16 +807,16 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         """
         parameters, values, arrays = read_model(path, _SAVED_CLASSES)
         classifier = cls(**(parameters | {"device": device}))
-        classifier._weights = {
-            name.removeprefix(_WEIGHTS): value
-            for name, value in arrays.items()
-            if name.startswith(_WEIGHTS)
-        }
-        classifier.text_features_ = classifier._weights["text_features"]
+        classifier._model = AdaptedModel.from_arrays(
+            arrays, values["logit_scale_"], values["tuning_"]
+        )
+        classifier.text_features_ = classifier._model.trained_text_features()
+        classifier.adaptation_report_ = AdaptationReport.from_dict(values["adaptation_report_"])
         classifier.class_names_ = tuple(values["class_names_"])
         classifier._codec = LabelCodec(classifier.class_names_, values["label_kind"])
         classifier.classes_ = classifier._codec.classes
         classifier.detector_ = classifier.aligner_ = classifier.calibrator_ = None
+        classifier.transduction_ = None
         for source, names in ((arrays, _SAVED_ARRAYS), (values, _SAVED_VALUES)):
             for name in names:
                 setattr(classifier, name, source[name])
@@ -688,11 +828,6 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # float32, whatever the images are
         return tags
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state.pop("_built_predictor", None)  # holds the backbone
-        return state
 
     @property
     def _n_features_out(self) -> int:

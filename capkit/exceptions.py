@@ -8,6 +8,7 @@ from types import MappingProxyType
 from sklearn.exceptions import NotFittedError
 
 __all__ = [
+    "AdaptationWarning",
     "BackboneError",
     "BackboneMismatchError",
     "BackboneNotFoundError",
@@ -145,6 +146,10 @@ class CheckpointMismatchError(CheckpointError, ValueError):
 
 class NoConfidentPredictionWarning(UserWarning):
     """No image passes the confidence threshold tau."""
+
+
+class AdaptationWarning(UserWarning):
+    """Adaptation was held back, as the images do not show that it helps."""
 
 
 class SkippedImagesWarning(UserWarning):

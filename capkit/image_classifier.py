@@ -88,6 +88,11 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     def _logits(self, images: ConceptSpace | ImageSource) -> np.ndarray:
         raise NotImplementedError
 
+    @property
+    def _temperature(self) -> float:
+        """What logits are divided by to make probabilities."""
+        return 1.0
+
     def _after_interrupt(self) -> str:
         """What a user can do after an interrupt, as a sentence behind a blank, or nothing."""
         return ""
@@ -297,23 +302,45 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_images, n_classes), dtype float64
             Columns in the order of ``classes_``.
         """
-        return softmax(self._scores(X).astype(np.float64), axis=1)
+        return self._probabilities(self._scores(X))
 
-    def predict(self, X: object) -> np.ndarray:
+    def _probabilities(self, scores: np.ndarray) -> np.ndarray:
+        return softmax(scores.astype(np.float64) / self._temperature, axis=1)
+
+    def predict(self, X: object, *, reject: float = 0.0) -> np.ndarray:
         """Most probable class of each image.
 
         Parameters
         ----------
         X : sequence of images of length n_images, or ConceptSpace
             As :meth:`fit` takes it.
+        reject : float, default=0.0
+            Probability of the most probable class below which an image is given no class, in
+            [0, 1].
 
         Returns
         -------
         ndarray of shape (n_images,)
-            Names or indices, as in ``y`` at :meth:`fit`; names where there was none.
+            Names or indices, as in ``y`` at :meth:`fit`; names where there was none. A rejected
+            image has None in place of a name, in an array of objects, or -1: as :meth:`fit` takes
+            unlabeled ones.
+
+        Raises
+        ------
+        ValueError
+            If `reject` is not in [0, 1].
         """
-        best = self._scores(X).argmax(axis=1)
-        return self.classes_[best]
+        if not 0 <= reject <= 1:
+            raise ValueError(f"expected reject in [0, 1], a probability, got {reject!r}.")
+        scores = self._scores(X)
+        labels = self.classes_[scores.argmax(axis=1)]
+        if not reject:
+            return labels
+        doubtful = self._probabilities(scores).max(axis=1) < reject
+        if self._codec.kind == "name":
+            labels = labels.astype(object)
+        labels[doubtful] = UNLABELED if self._codec.kind == "index" else None
+        return labels
 
     def score(self, X: Any, y: Sequence, sample_weight: np.ndarray | None = None) -> float:
         """Accuracy on the labeled images.

@@ -113,7 +113,11 @@ def class_counts_above(
     return np.bincount(counted, minlength=n_classes)
 
 
-def tendency(counts: np.ndarray, seen: Sequence[int] | np.ndarray = ()) -> np.ndarray:
+def tendency(
+    counts: np.ndarray,
+    seen: Sequence[int] | np.ndarray = (),
+    proportions: np.ndarray | None = None,
+) -> np.ndarray:
     """How far each class lags behind the most predicted one (``delta``, method section 2).
 
     ``delta_c = 1 - sigma(c) / max_j sigma(j)``. Seen classes count as predicted as often as the
@@ -126,6 +130,9 @@ def tendency(counts: np.ndarray, seen: Sequence[int] | np.ndarray = ()) -> np.nd
         ``sigma``, see :func:`class_counts_above`.
     seen : sequence of int, default=()
         Indices of the classes whose images are labeled (paradigm "trzsl").
+    proportions : array-like of shape (n_classes,) or None, default=None
+        How frequent the classes are, relative to each other: ``sigma(c) / proportions(c)`` takes
+        the place of ``sigma(c)``. None is equally (the paper).
 
     Returns
     -------
@@ -140,8 +147,12 @@ def tendency(counts: np.ndarray, seen: Sequence[int] | np.ndarray = ()) -> np.nd
     array([0. , 0.5, 1. ])
     >>> tendency([4, 2, 0], seen=[0])
     array([0., 0., 1.])
+    >>> tendency([4, 2, 0], proportions=[2, 1, 1])
+    array([0., 0., 1.])
     """
     counts = np.asarray(counts, dtype=np.float64)
+    if proportions is not None:
+        counts = counts / np.asarray(proportions, dtype=np.float64)
     unseen = np.ones(len(counts), dtype=bool)
     unseen[np.asarray(seen, dtype=np.int64)] = False
     largest = counts[unseen].max(initial=0.0)
@@ -359,6 +370,7 @@ class MarginCalibrator(ConceptStage):
         labels: np.ndarray,
         confidence: np.ndarray,
         seen: Sequence[int] | np.ndarray = (),
+        proportions: np.ndarray | None = None,
     ) -> MarginCalibrator:
         """Fit from predictions that a model made; training does so after every epoch.
 
@@ -372,6 +384,8 @@ class MarginCalibrator(ConceptStage):
             Probability of the predicted class.
         seen : sequence of int, default=()
             Indices of the classes whose images are labeled; they get no margin.
+        proportions : array-like of shape (n_classes,) or None, default=None
+            How frequent the classes are, see :func:`~capkit.margins.tendency`.
 
         Returns
         -------
@@ -394,9 +408,9 @@ class MarginCalibrator(ConceptStage):
                 f"expected labels from -1 to {n_classes - 1}, got {labels.min()} to {labels.max()}"
             )
         self.class_names_ = None
-        return self._fit(image_features, text_features, labels, confidence, seen)
+        return self._fit(image_features, text_features, labels, confidence, seen, proportions)
 
-    def _fit(self, image_features, text_features, labels, confidence, seen=()):
+    def _fit(self, image_features, text_features, labels, confidence, seen=(), proportions=None):
         n_classes = len(text_features)
         seen = _check_seen(seen, n_classes)
         self.counts_ = class_counts_above(labels, confidence, self.tau, n_classes)
@@ -407,7 +421,7 @@ class MarginCalibrator(ConceptStage):
                 NoConfidentPredictionWarning,
                 stacklevel=4,
             )
-        self.tendency_ = tendency(self.counts_, seen)
+        self.tendency_ = tendency(self.counts_, seen, proportions)
         self.scale_ = margin_scale(self.tendency_, self.m, self.form)
         self.similarity_ = class_similarity(image_features, labels, text_features)
         self.margin_matrix_ = margin_matrix(self.similarity_, self.scale_).astype(np.float32)

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._clustering import ScratchClusters, WarmClusters
+from capkit._threads import one_thread
 from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
 from capkit.space import ConceptSpace, MismatchResult
 
@@ -440,16 +441,17 @@ class MismatchDetector(ConceptStage):
         self.t_ = n_classes_left(self.t, space.n_classes)
         _warn_of_degenerate_input(space)
         clusters_class = WarmClusters if self.recluster == "warm" else ScratchClusters
-        summary = summarize_predictions(space)
-        clusters = clusters_class(
-            space.image_features,
-            space.text_features,
-            min(space.n_classes, len(space)),
-            n_init=self.n_init,
-            max_iter=self.max_iter,
-            random_state=check_random_state(self.random_state),
-        )
-        matches = match_classes(clusters, summary, space.logit_scale, self.t_)
+        with one_thread(space.image_features.size):
+            summary = summarize_predictions(space)
+            clusters = clusters_class(
+                space.image_features,
+                space.text_features,
+                min(space.n_classes, len(space)),
+                n_init=self.n_init,
+                max_iter=self.max_iter,
+                random_state=check_random_state(self.random_state),
+            )
+            matches = match_classes(clusters, summary, space.logit_scale, self.t_)
         self.n_features_in_ = space.shape[1]
         self.class_names_ = space.class_names
         self.match_order_, self.unmatched_ = matches.order, matches.left

@@ -17,7 +17,7 @@ from capkit._files import write_atomically
 
 __all__ = ["SavedModel", "read_model", "write_model"]
 
-_FORMAT = 2
+_FORMAT = 3
 _METADATA_KEY = "capkit"
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from capkit._validation import UNLABELED
 
-__all__ = ["main_sample_target", "renew_main_samples", "top_k_pseudo_labels"]
+__all__ = ["class_balance", "main_sample_target", "renew_main_samples", "top_k_pseudo_labels"]
 
 
 def top_k_pseudo_labels(
     probabilities: np.ndarray,
-    k: int,
+    k: int | np.ndarray,
     similarities: np.ndarray | None = None,
     mismatched: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
@@ -31,8 +31,9 @@ def top_k_pseudo_labels(
     ----------
     probabilities : array-like of shape (n_images, n_classes)
         Predicted probabilities; their row maximum is the prediction and its confidence.
-    k : int
-        Largest number of images of a class, at least 0.
+    k : int or array-like of shape (n_classes,)
+        Largest number of images of a class, at least 0; of each class, where classes are known
+        to be unequal.
     similarities : array-like of shape (n_images, n_classes) or None, default=None
         Cosine similarities of images and texts. Needed where `mismatched` names classes.
     mismatched : sequence of int, default=()
@@ -62,7 +63,7 @@ def top_k_pseudo_labels(
         return labels
     if len(mismatched):
         wanted = np.asarray(similarities)[:, mismatched]
-        chosen = _most_similar_first(wanted, k)
+        chosen = _most_similar_first(wanted, k if np.ndim(k) == 0 else np.asarray(k)[mismatched])
         labels[chosen >= 0] = mismatched[chosen[chosen >= 0]]
     predicted = probabilities.argmax(axis=1)
     predicted[(labels != UNLABELED) | np.isin(predicted, mismatched)] = UNLABELED
@@ -74,8 +75,8 @@ def top_k_pseudo_labels(
 def _check_top_k(probabilities, k, similarities, mismatched) -> None:
     if probabilities.ndim != 2:
         raise ValueError(f"expected probabilities of two dimensions, got {probabilities.shape}")
-    if k < 0:
-        raise ValueError(f"expected k of at least 0, got {k}")
+    if np.min(k) < 0 or np.shape(k) not in ((), probabilities.shape[1:]):
+        raise ValueError(f"expected k of at least 0, one or one a class, got {k}")
     if len(mismatched) and similarities is None:
         raise ValueError("similarities are needed to choose images of mismatched classes")
     if len(mismatched) and np.shape(similarities) != probabilities.shape:
@@ -90,18 +91,18 @@ def _check_top_k(probabilities, k, similarities, mismatched) -> None:
         )
 
 
-def _most_similar_first(similarities: np.ndarray, k: int) -> np.ndarray:
+def _most_similar_first(similarities: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Give each column its k most similar rows, contested ones to the more similar column."""
     n_images, n_classes = similarities.shape
     chosen = np.full(n_images, UNLABELED, dtype=np.int64)
     # However many of its favourites a class loses, k of its first k * n_classes are left to it.
-    depth = min(n_images, k * n_classes)
+    depth = min(n_images, int(np.max(k)) * n_classes)
     favourites = np.argsort(-similarities, axis=0, kind="stable")[:depth]
     columns = np.broadcast_to(np.arange(n_classes), favourites.shape)
     order = np.lexsort(
         (columns.ravel(), favourites.ravel(), -similarities[favourites, columns].ravel())
     )
-    room = np.full(n_classes, k)
+    room = np.broadcast_to(k, n_classes).copy()
     for image, column in zip(
         favourites.ravel()[order].tolist(), columns.ravel()[order].tolist(), strict=True
     ):
@@ -111,13 +112,13 @@ def _most_similar_first(similarities: np.ndarray, k: int) -> np.ndarray:
     return chosen
 
 
-def _top_of_each_class(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+def _top_of_each_class(labels: np.ndarray, scores: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Indices of the k best scored images of each label, ties to the lower index; no -1."""
     images = np.flatnonzero(labels != UNLABELED)
     images = images[np.lexsort((images, -scores[images], labels[images]))]
     ordered = labels[images]
     place_in_class = np.arange(len(images)) - np.searchsorted(ordered, ordered)
-    return images[place_in_class < k]
+    return images[place_in_class < (k if np.ndim(k) == 0 else np.asarray(k)[ordered])]
 
 
 def main_sample_target(
@@ -172,7 +173,10 @@ def main_sample_target(
 
 
 def renew_main_samples(
-    current: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, target: int
+    current: np.ndarray,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    target: int | np.ndarray,
 ) -> np.ndarray:
     """Renew the main samples from an epoch's pseudolabels (method section 3).
 
@@ -188,8 +192,8 @@ def renew_main_samples(
         Pseudolabels of the epoch, -1 for images without one.
     confidence : array-like of shape (n_images,)
         Their probability; not looked at where there is no pseudolabel.
-    target : int
-        Largest number of images of a class, see :func:`main_sample_target`.
+    target : int or array-like of shape (n_classes,)
+        Largest number of images of a class, or of each, see :func:`main_sample_target`.
 
     Returns
     -------
@@ -225,3 +229,29 @@ def renew_main_samples(
     kept = _top_of_each_class(claims, scores, target)
     renewed[kept] = claims[kept]
     return renewed
+
+
+def class_balance(counts: np.ndarray) -> float:
+    """Entropy of the share of each class, relative to that of equal shares.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (C,)
+        Number of pseudolabels of each class.
+
+    Returns
+    -------
+    float
+        1 where all classes are equally frequent, 0 where there is only one, or none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.pseudolabels import class_balance
+    >>> class_balance(np.array([1, 1, 0, 0]))
+    0.5
+    """
+    if len(counts) < 2 or not counts.any():
+        return 0.0
+    share = counts[counts > 0] / counts.sum()
+    return float((share * -np.log(share)).sum() / np.log(len(counts)))

@@ -141,10 +141,13 @@ class TransductionResult:
     classes : GaussianClasses
     mismatched : ndarray of shape (n_mismatched,), dtype int64
         Classes whose text has no say.
+    report : AdaptationReport
+        What the guard found.
     """
 
     classes: GaussianClasses
     mismatched: np.ndarray
+    report: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,260 +3,58 @@
 Zero-shot predictions look at one image at a time. Here all images are looked at together: each
 class is a Gaussian in the space of image features, all of one covariance, and an image's class is
 what both its text similarity and its place among the other images speak for. Fitted by
-expectation maximisation from the zero-shot predictions. Not in the paper.
+expectation maximisation from the zero-shot predictions; the formulas are in
+:mod:`capkit.gaussians`. Not in the paper.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from capkit._threads import one_thread
 from capkit._validation import UNLABELED
 from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
+from capkit.exceptions import AdaptationWarning
+from capkit.gaussians import (
+    cluster_separation,
+    evidence_temperature,
+    fit_class_means,
+    gaussian_log_evidence,
+    gaussian_trust,
+    log_class_prior,
+    sharpening,
+    shrunk_whitening,
+    text_log_probabilities,
+)
+from capkit.guard import AdaptationReport, AdaptationStep, judge_labels, report_of
 from capkit.space import ConceptSpace, GaussianClasses, TransductionResult, feature_keys
 
-__all__ = [
-    "GaussianTransduction",
-    "fit_class_means",
-    "gaussian_log_evidence",
-    "gaussian_trust",
-    "log_class_prior",
-    "shrunk_whitening",
-    "text_log_probabilities",
-]
+__all__ = ["GaussianTransduction", "check_class_prior"]
 
 # Images whose evidence is in memory at a time.
 _CHUNK_SIZE = 8192
 # Classes of an image whose share in the class's mean is kept, to leave the image itself out.
 _KEPT_SHARES = 8
-# Images that a class must typically have for its Gaussian to count half as much as it could, for
-# each unit of the logarithm of the number of classes: the more there are, the closer is the
-# closest of the wrong ones by chance.
-_HALF_TRUSTED = 14.0
-# Images that the class prior's uniform part is worth, for each class.
-_PRIOR_IMAGES = 30.0
+# Mean confidence that the zero-shot predictions start with: from vaguer ones all class means would
+# be the same, and part as chance has it.
+_FIRST_CONFIDENCE = 0.7
+# Images that a labeled one counts for in the first round, where the others are only guessed.
+_FIRST_LABEL_WEIGHT = 10.0
 # Trust in the Gaussians below which a mismatched class keeps its text: its cluster is too small.
 _LEAST_TRUST = 0.3
-
-
-# -- the formulas
-
-
-def text_log_probabilities(
-    logits: np.ndarray, mismatched: Sequence[int] | np.ndarray = ()
-) -> np.ndarray:
-    """Logarithms of zero-shot probabilities, in which mismatched classes have no say.
-
-    Parameters
-    ----------
-    logits : ndarray of shape (n, n_classes)
-        Scaled similarities of images and texts.
-    mismatched : sequence of int, default=()
-        Classes whose text is not believed: to every image it is as near as an average text.
-
-    Returns
-    -------
-    ndarray of shape (n, n_classes)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from capkit.transduction import text_log_probabilities
-    >>> logits = np.log([[0.6, 0.2, 0.2]])
-    >>> np.exp(text_log_probabilities(logits, mismatched=[2])).round(3)
-    array([[0.5  , 0.167, 0.333]])
-    """
-    logits = np.array(logits)
-    if len(mismatched):
-        believed = np.delete(logits, mismatched, axis=1)
-        average = logsumexp(believed, axis=1, keepdims=True) - np.log(believed.shape[1])
-        logits[:, mismatched] = average
-    return logits - logsumexp(logits, axis=1, keepdims=True)
-
-
-def fit_class_means(
-    counts: np.ndarray,
-    sums: np.ndarray,
-    text_features: np.ndarray,
-    image_mean: np.ndarray,
-    kappa: float,
-    centers: np.ndarray | None = None,
-    mismatched: Sequence[int] | np.ndarray = (),
-) -> np.ndarray:
-    """Mean of each class, drawn towards where its text says that it is.
-
-    The prior mean is ``image_mean + slope * (w_c - mean of w)``: texts and images lie apart, and
-    a text's contrast is larger or smaller than that of images, which the slope, fitted to all
-    classes, allows for. It counts as `kappa` images.
-
-    Parameters
-    ----------
-    counts : ndarray of shape (n_classes,)
-        Sum of each class's responsibilities.
-    sums : ndarray of shape (n_classes, n_features)
-        Sum of the features, weighted by them.
-    text_features : ndarray of shape (n_classes, n_features)
-    image_mean : ndarray of shape (n_features,)
-    kappa : float
-        Above 0.
-    centers : ndarray of shape (n_classes, n_features) or None, default=None
-        Prior means of the mismatched classes, in place of their text's.
-    mismatched : sequence of int, default=()
-
-    Returns
-    -------
-    ndarray of shape (n_classes, n_features)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from capkit.transduction import fit_class_means
-    >>> sums = np.array([[4.0, 0.0], [0.0, 0.0]])
-    >>> fit_class_means(np.array([4, 0]), sums, np.eye(2), np.array([0.5, 0.0]), kappa=4.0)
-    array([[ 0.875, -0.125],
-           [ 0.25 ,  0.25 ]])
-    """
-    contrast = text_features - text_features.mean(axis=0)
-    weight = np.array(counts, dtype=np.float64)
-    weight[np.asarray(mismatched, dtype=np.int64)] = 0.0
-    means = sums / np.maximum(counts, 1e-9)[:, None]
-    covered = ((means - image_mean) * contrast).sum(axis=1) @ weight
-    slope = max(0.0, covered / max(float((contrast**2).sum(axis=1) @ weight), 1e-12))
-    prior = image_mean + slope * contrast
-    if len(mismatched) and centers is not None:
-        prior[mismatched] = centers[mismatched]
-    return (sums + kappa * prior) / (counts + kappa)[:, None]
-
-
-def shrunk_whitening(covariance: np.ndarray, shrinkage: float) -> tuple[np.ndarray, float]:
-    """Map to a space in which the shrunk covariance is the identity.
-
-    Parameters
-    ----------
-    covariance : ndarray of shape (d, d)
-    shrinkage : float
-        Share of a multiple of the identity of the same trace, in [0, 1].
-
-    Returns
-    -------
-    whitening : ndarray of shape (d, d)
-    dimension : float
-        Mean squared length of a whitened deviation from its class's mean; `d` without shrinkage.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from capkit.transduction import shrunk_whitening
-    >>> whitening, dimension = shrunk_whitening(np.diag([4.0, 0.0]), shrinkage=0.5)
-    >>> np.abs(whitening).round(3).tolist(), round(dimension, 3)
-    ([[0.0, 0.577], [1.0, 0.0]], 1.333)
-    """
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    values = np.maximum(values, 0.0)
-    shrunk = (1 - shrinkage) * values + shrinkage * values.mean()
-    shrunk = np.maximum(shrunk, 1e-12)
-    return vectors / np.sqrt(shrunk), float((values / shrunk).sum())
-
-
-def log_class_prior(counts: np.ndarray, n_images: int) -> np.ndarray:
-    """Logarithm of the classes' estimated proportions, relative to equal ones.
-
-    Parameters
-    ----------
-    counts : ndarray of shape (n_classes,)
-        Sum of each class's responsibilities.
-    n_images : int
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        Zero for a class of average size. Drawn towards zero as if each class had 30 images more.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from capkit.transduction import log_class_prior
-    >>> np.exp(log_class_prior(np.array([90.0, 30.0]), n_images=120)).round(3)
-    array([1.333, 0.667])
-    """
-    n_classes = len(counts)
-    share = (counts + _PRIOR_IMAGES) / (n_images + _PRIOR_IMAGES * n_classes)
-    return np.log(share * n_classes)
-
-
-def gaussian_trust(counts: np.ndarray) -> float:
-    """How much the Gaussians count beside the texts.
-
-    ``k / (k + 14 ln C)`` with `k` the number of images of the median class.
-
-    Parameters
-    ----------
-    counts : ndarray of shape (n_classes,)
-        Sum of each class's responsibilities.
-
-    Returns
-    -------
-    float
-        In [0, 1]: with few images of each of many classes the texts decide alone.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from capkit.transduction import gaussian_trust
-    >>> round(gaussian_trust(np.full(20, 100.0)), 2), round(gaussian_trust(np.full(600, 5.0)), 2)
-    (0.7, 0.05)
-    """
-    typical = float(np.median(counts))
-    return typical / (typical + _HALF_TRUSTED * float(np.log(len(counts))))
-
-
-def gaussian_log_evidence(
-    features: np.ndarray,
-    classes: GaussianClasses,
-    own: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-) -> np.ndarray:
-    """How much more an image's place speaks for each class than for others, in logits.
-
-    Minus half the squared Mahalanobis distance to each class's mean, less what the uncertainty of
-    the mean adds to it on average, times the trust in the Gaussians; plus the class prior. An
-    image that the means were fitted on is left out of them first.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n, d)
-    classes : GaussianClasses
-    own : tuple of three ndarray, or None, default=None
-        Which of the images the means were fitted on, and their shares, as
-        :meth:`~capkit.space.GaussianClasses.own_shares` gives them. None asks it.
-
-    Returns
-    -------
-    ndarray of shape (n, n_classes), dtype float32
-    """
-    # Around the middle of the means: images have much in common, which would cancel with a loss.
-    middle = classes.whitened_means.mean(axis=0)
-    whitened = features @ classes.whitening - middle
-    means, variance = classes.whitened_means - middle, classes.mean_variance
-    distance = (whitened**2).sum(axis=1)[:, None] - 2 * whitened @ means.T
-    distance += (means**2).sum(axis=1)
-    excess = distance - classes.dimension * variance
-    rows, kept, share = classes.own_shares(features) if own is None else own
-    # Without the image itself a mean is further away, by this factor, and less certain.
-    factor = 1 / (1 - np.minimum(share * variance[kept], 0.9))
-    left_out = distance[rows[:, None], kept] * factor**2
-    excess[rows[:, None], kept] = left_out - classes.dimension * variance[kept] * factor
-    return (classes.log_prior - 0.5 * classes.trust * excess).astype(np.float32)
-
-
-# -- the stage
+# Separation below which it keeps it as well: its cluster is a part of another class.
+_LEAST_SEPARATION = 0.6
+# Shares of the trust that are tried one after the other, until the guard agrees.
+_STRENGTHS = (1.0, 0.25, 0.1)
 
 
 class GaussianTransduction(ConceptStage):
@@ -266,10 +64,13 @@ class GaussianTransduction(ConceptStage):
     the zero-shot predictions, class means, covariance and class proportions are fitted, and the
     images are assigned anew by both text and place, again and again (expectation maximisation).
     A mismatched class has no text to speak for it, and starts from its cluster of images, where
-    :class:`~capkit.MismatchDetector` found one in enough images and no aligner gave it a text.
+    :class:`~capkit.MismatchDetector` found one that is no part of another class, in enough
+    images, and no aligner gave it a text.
 
     How far the Gaussians are believed depends on how many images a class has, so that with few
-    of them the answer goes back to zero-shot.
+    of them the answer goes back to zero-shot. And a guard looks at how clearly the images
+    whose label changed belong to their new class (:func:`capkit.guard.change_clarity`): where
+    they do not, the Gaussians count a quarter, or a tenth, or not at all, and a warning says so.
 
     Parameters
     ----------
@@ -280,6 +81,10 @@ class GaussianTransduction(ConceptStage):
     class_prior : "estimated", "equal" or array-like of shape (n_classes,), default="estimated"
         Proportions of the classes among the images: estimated from them, equal, or known, in the
         order of the class names.
+    unseen_only : bool, default=False
+        Whether unlabeled images belong to none of the labeled classes, as in "trzsl".
+    guard : bool, default=True
+        Whether to hold the Gaussians back where their labels are not to be believed.
     max_iter : int, default=15
         Largest number of rounds; fewer where the assignments do not change any more.
 
@@ -290,11 +95,13 @@ class GaussianTransduction(ConceptStage):
     confidence_ : ndarray of shape (n_images,)
         Its probability.
     counts_ : ndarray of shape (n_classes,)
-        Sum of each class's probabilities over the images.
+        Sum of each class's responsibilities for the images.
     means_ : ndarray of shape (n_classes, n_features), dtype float32
     trust_ : float
         Share in [0, 1] with which the Gaussians count beside the texts, see
-        :func:`capkit.transduction.gaussian_trust`.
+        :func:`capkit.gaussians.gaussian_trust`; as the guard leaves it.
+    report_ : AdaptationReport
+        What the guard tried and found, see :class:`capkit.guard.AdaptationReport`.
     n_iter_ : int
         Number of rounds.
     mismatched_ : ndarray of shape (n_mismatched,), dtype int64
@@ -307,6 +114,7 @@ class GaussianTransduction(ConceptStage):
     See Also
     --------
     capkit.baselines.GaussianTransductionClassifier : The same as a classifier of its own.
+    capkit.CAPClassifier : Takes its first pseudolabels from here.
 
     Notes
     -----
@@ -319,8 +127,8 @@ class GaussianTransduction(ConceptStage):
     makes it look further away, the more so the fewer images it has; this is subtracted.
 
     The defaults were chosen on five sets of real CLIP features (satellite pictures, pets,
-    reptiles, CIFAR-10, 600 kinds of things), the embedded model's two, and subsets of them with
-    few images or unequal classes, with the labels of these sets as judge.
+    reptiles, CIFAR-10, 600 kinds of things), the embedded model's two, subsets of them with few
+    images or unequal classes, and planted problems, with the labels of these sets as judge.
 
     Examples
     --------
@@ -337,13 +145,25 @@ class GaussianTransduction(ConceptStage):
         "kappa": [Interval(Real, 0, None, closed="neither")],
         "shrinkage": [Interval(Real, 0, 1, closed="both")],
         "class_prior": [StrOptions({"estimated", "equal"}), "array-like"],
+        "unseen_only": ["boolean"],
+        "guard": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, kappa=3.0, shrinkage=0.75, class_prior="estimated", max_iter=15):
+    def __init__(
+        self,
+        kappa=3.0,
+        shrinkage=0.75,
+        class_prior="estimated",
+        unseen_only=False,
+        guard=True,
+        max_iter=15,
+    ):
         self.kappa = kappa
         self.shrinkage = shrinkage
         self.class_prior = class_prior
+        self.unseen_only = unseen_only
+        self.guard = guard
         self.max_iter = max_iter
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -367,60 +187,42 @@ class GaussianTransduction(ConceptStage):
         """
         space = check_concept_space(X, self, min_images=1)
         known = _check_labels(y, len(space), space.n_classes)
-        log_prior = _check_class_prior(self.class_prior, space.n_classes)
-        self.class_names_, self.n_features_in_ = space.class_names, space.shape[1]
-        features = space.image_features
-        moments = _Moments(
-            features.mean(axis=0),
-            sum(features[rows].T @ features[rows] for rows in _chunks(len(space))),
+        rounds = _Rounds(
+            space,
+            known,
+            possible=_possible_classes(known, space.n_classes, self.unseen_only),
+            log_prior=check_class_prior(self.class_prior, space.n_classes),
+            kappa=self.kappa,
+            shrinkage=self.shrinkage,
+            max_iter=self.max_iter,
         )
-        assigned = _Assignments(space, known)
-        counts, sums, _ = assigned.by_texts()
-        self.mismatched_ = assigned.mismatched = _without_text(space, counts)
-        for n_iter in range(1, self.max_iter + 1):
-            classes = self._m_step(space, moments, counts, sums, log_prior)
-            own = assigned.own_classes.copy(), assigned.own_share.copy()
-            counts, sums, n_changed = assigned.by_classes(classes)
-            self.n_iter_ = n_iter
-            if not n_changed:
-                break
-        self._classes = _with_images(classes, feature_keys(features), *own)
-        self.labels_, self.confidence_ = assigned.labels, assigned.confidence
-        self.counts_, self.trust_ = counts, classes.trust
+        self.class_names_, self.n_features_in_ = space.class_names, space.shape[1]
+        steps: list[AdaptationStep] = []
+        with one_thread(space.image_features.size):
+            fitted = rounds.fit()
+            mismatched = _without_text(space, fitted)
+            if len(mismatched):
+                fitted = rounds.fit(mismatched)
+            if self.guard:
+                fitted, steps = _hold_back(rounds, fitted)
+        self._keep(fitted, rounds, steps)
+        if not all(step.kept for step in steps):
+            warnings.warn(str(self.report_), AdaptationWarning, stacklevel=3)
         return self
 
-    def _m_step(
-        self,
-        space: ConceptSpace,
-        moments: _Moments,
-        counts: np.ndarray,
-        sums: np.ndarray,
-        log_prior: np.ndarray | None,
-    ) -> GaussianClasses:
-        """Means, covariance and proportions from the sums of the responsibilities."""
-        means = fit_class_means(
-            counts,
-            sums,
-            space.text_features,
-            moments.mean,
-            self.kappa,
-            None if space.mismatch is None else space.mismatch.class_centers,
-            self.mismatched_,
-        )
-        cross = sums.T @ means
-        within = moments.squares - cross - cross.T + (means * counts[:, None]).T @ means
-        whitening, dimension = shrunk_whitening(within / len(space), self.shrinkage)
-        self.means_ = means.astype(np.float32)
-        return GaussianClasses(
-            whitening=whitening.astype(np.float32),
-            whitened_means=(means @ whitening).astype(np.float32),
-            mean_variance=1 / (counts + self.kappa),
-            dimension=dimension,
-            log_prior=log_class_prior(counts, len(space)) if log_prior is None else log_prior,
-            trust=gaussian_trust(counts),
-            keys=np.empty(0, dtype=np.uint64),
-            own_classes=np.empty((0, 1), dtype=np.int32),
-            own_share=np.empty((0, 1), dtype=np.float32),
+    def _keep(self, fitted: _Fitted, rounds: _Rounds, steps: list[AdaptationStep]) -> None:
+        self._classes = _with_images(fitted, feature_keys(rounds.space.image_features))
+        self.labels_, self.confidence_ = fitted.labels, fitted.confidence
+        self.counts_, self.means_ = fitted.counts, fitted.means
+        self.trust_, self.n_iter_ = fitted.classes.trust, fitted.n_iter
+        self.mismatched_ = fitted.mismatched
+        self.report_: AdaptationReport = report_of(
+            "gaussian" if fitted.classes.trust > 0 else "zero_shot",
+            fitted.classes.trust,
+            rounds.zero_shot_labels,
+            fitted.labels,
+            rounds.space.n_classes,
+            steps,
         )
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:
@@ -439,74 +241,207 @@ class GaussianTransduction(ConceptStage):
         check_is_fitted(self)
         space = check_concept_space(X, self)
         check_fitted_classes(space, self, self.class_names_)
-        result = TransductionResult(self._classes, self.mismatched_)
+        result = TransductionResult(self._classes, self.mismatched_, self.report_)
         return dataclasses.replace(space, transduction=result)
 
 
-class _Moments(NamedTuple):
-    """What the rounds need of all images together."""
+# -- expectation maximisation
 
-    mean: np.ndarray  # (d,)
-    squares: np.ndarray  # (d, d), sum of each feature's outer product with itself
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Fitted:
+    """Where the rounds ended."""
+
+    classes: GaussianClasses
+    means: np.ndarray  # (n_classes, d)
+    counts: np.ndarray  # (n_classes,)
+    labels: np.ndarray  # (n,)
+    confidence: np.ndarray  # (n,)
+    mismatched: np.ndarray
+    n_iter: int
+    n_right: int  # labeled images that it labels right where it is not told their class
+
+
+class _Rounds:
+    """Rounds of assigning images to classes and fitting classes to images, from the texts on."""
+
+    def __init__(
+        self,
+        space: ConceptSpace,
+        known: np.ndarray,
+        *,
+        possible: np.ndarray,
+        log_prior: np.ndarray | None,
+        kappa: float,
+        shrinkage: float,
+        max_iter: int,
+    ) -> None:
+        self.space, self.known, self.possible = space, known, possible
+        self.log_prior, self.kappa, self.shrinkage = log_prior, kappa, shrinkage
+        self.max_iter = max_iter
+        features = space.image_features
+        self.image_mean = features.mean(axis=0)
+        self.squares = sum(features[rows].T @ features[rows] for rows in _chunks(len(space)))
+        some = space[:: 1 + len(space) // _CHUNK_SIZE]
+        self.sharpening = sharpening(some.logits(), _FIRST_CONFIDENCE)
+        self.first = _Assignments(space, known, possible)
+        self.first.assign(lambda rows, texts: texts + (0.0 if log_prior is None else log_prior))
+
+    @property
+    def zero_shot_labels(self) -> np.ndarray:
+        """What the texts alone say, but for known classes; shape (n,)."""
+        return self.first.labels
+
+    def fit(self, mismatched: np.ndarray | tuple = (), strength: float = 1.0) -> _Fitted:
+        """Go round until nothing changes.
+
+        Parameters
+        ----------
+        mismatched : ndarray of int
+            Classes whose text has no say.
+        strength : float
+            Share of their trust with which the Gaussians count.
+        """
+        mismatched = np.asarray(mismatched, dtype=np.int64)
+        assigned = _Assignments(self.space, self.known, self.possible)
+        counts, sums = assigned.assign(
+            lambda rows, texts: self.sharpening * texts, label_weight=_FIRST_LABEL_WEIGHT
+        )
+        labeled = self.space.image_features[self.known != UNLABELED]
+        squares = self.squares + (_FIRST_LABEL_WEIGHT - 1) * labeled.T @ labeled
+        n_iter, changed = 0, True
+        while changed and n_iter < self.max_iter:
+            n_iter += 1
+            means, classes = self._fit_classes(counts, sums, squares, mismatched, strength)
+            squares = self.squares
+            own = assigned.own_classes.copy(), assigned.own_share.copy()
+            before = assigned.labels.copy()
+            counts, sums = assigned.assign(
+                self._logits_by(classes, own, mismatched),
+                temperature=evidence_temperature(classes.trust),
+            )
+            changed = bool((assigned.labels != before).any())
+        classes = dataclasses.replace(classes, own_classes=own[0], own_share=own[1])
+        return _Fitted(
+            classes,
+            means,
+            counts,
+            assigned.labels,
+            assigned.confidence,
+            mismatched,
+            n_iter,
+            assigned.n_right,
+        )
+
+    def _logits_by(
+        self,
+        classes: GaussianClasses,
+        own: tuple[np.ndarray, np.ndarray],
+        mismatched: np.ndarray,
+    ) -> Callable[[slice, np.ndarray], np.ndarray]:
+        """Logits by texts and Gaussians, each image left out of these."""
+
+        def logits_of(rows: slice, texts: np.ndarray) -> np.ndarray:
+            features = self.space.image_features[rows]
+            left_out = np.arange(len(features)), own[0][rows], own[1][rows]
+            evidence = gaussian_log_evidence(features, classes, left_out)
+            return text_log_probabilities(texts, mismatched) + evidence
+
+        return logits_of
+
+    def _fit_classes(
+        self,
+        counts: np.ndarray,
+        sums: np.ndarray,
+        squares: np.ndarray,
+        mismatched: np.ndarray,
+        strength: float,
+    ) -> tuple[np.ndarray, GaussianClasses]:
+        """Means, covariance and proportions from the sums of the responsibilities."""
+        space = self.space
+        centers = None if space.mismatch is None else space.mismatch.class_centers
+        means = fit_class_means(
+            counts, sums, space.text_features, self.image_mean, self.kappa, centers, mismatched
+        )
+        cross = sums.T @ means
+        within = squares - cross - cross.T + (means * counts[:, None]).T @ means
+        whitening, dimension = shrunk_whitening(within / counts.sum(), self.shrinkage)
+        log_prior = self.log_prior
+        if log_prior is None:
+            log_prior = strength * log_class_prior(counts, len(space))
+        classes = GaussianClasses(
+            whitening=whitening.astype(np.float32),
+            whitened_means=(means @ whitening).astype(np.float32),
+            mean_variance=1 / (counts + self.kappa),
+            dimension=dimension,
+            log_prior=log_prior,
+            trust=strength * gaussian_trust(counts),
+            keys=np.empty(0, dtype=np.uint64),
+            own_classes=np.empty((0, 1), dtype=np.int32),
+            own_share=np.empty((0, 1), dtype=np.float32),
+        )
+        return means.astype(np.float32), classes
 
 
 class _Assignments:
     """Responsibilities of the classes for the images, of which the largest are kept."""
 
-    def __init__(self, space: ConceptSpace, known: np.ndarray) -> None:
-        self.space, self.known = space, known
-        self.mismatched = np.empty(0, dtype=np.int64)
+    def __init__(self, space: ConceptSpace, known: np.ndarray, possible: np.ndarray) -> None:
+        self.space, self.known, self.possible = space, known, possible
         kept = min(_KEPT_SHARES, space.n_classes)
         self.labels = np.full(len(space), UNLABELED, dtype=np.int64)
         self.confidence = np.zeros(len(space), dtype=np.float32)
         self.own_classes = np.zeros((len(space), kept), dtype=np.int32)
         self.own_share = np.zeros((len(space), kept), dtype=np.float32)
+        self.n_right = 0
 
-    def by_texts(self) -> tuple[np.ndarray, np.ndarray, int]:
-        """Assign every image by its zero-shot probabilities.
+    def assign(
+        self,
+        logits_of: Callable[[slice, np.ndarray], np.ndarray],
+        label_weight: float = 1.0,
+        temperature: float = 1.0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Assign every image anew.
 
-        Gives the sum of each class's responsibilities, that of the features weighted by them, and
-        the number of images whose class changed.
+        Parameters
+        ----------
+        logits_of : callable
+            From the rows of some images, and their similarities with the texts, to logits.
+        label_weight : float
+            Images that a labeled one counts for.
+        temperature : float
+            For the confidence alone.
+
+        Returns
+        -------
+        counts : ndarray of shape (n_classes,)
+            Sum of each class's responsibilities.
+        sums : ndarray of shape (n_classes, d)
+            Sum of the features, weighted by them.
         """
-        return self._assign(lambda rows, logits: logits)
-
-    def by_classes(self, classes: GaussianClasses) -> tuple[np.ndarray, np.ndarray, int]:
-        """Assign every image by texts and Gaussians, the image itself left out of them."""
-
-        def logits_of(rows: slice, logits: np.ndarray) -> np.ndarray:
-            features = self.space.image_features[rows]
-            own = np.arange(len(features)), self.own_classes[rows], self.own_share[rows]
-            evidence = gaussian_log_evidence(features, classes, own)
-            return text_log_probabilities(logits, self.mismatched) + evidence
-
-        return self._assign(logits_of)
-
-    def _assign(self, logits_of) -> tuple[np.ndarray, np.ndarray, int]:
         space = self.space
         counts = np.zeros(space.n_classes)
         sums = np.zeros((space.n_classes, space.shape[1]))
-        before = self.labels.copy()
+        self.n_right = 0
         for rows in _chunks(len(space)):
             features, known = space.image_features[rows], self.known[rows]
-            texts = space.logit_scale * (features @ space.text_features.T)
-            share = softmax(logits_of(rows, texts), axis=1)
-            share[known != UNLABELED] = 0.0
-            share[known != UNLABELED, known[known != UNLABELED]] = 1.0
+            labeled = known != UNLABELED
+            logits = logits_of(rows, space.logit_scale * (features @ space.text_features.T))
+            self.n_right += int((logits[labeled].argmax(axis=1) == known[labeled]).sum())
+            logits[np.ix_(~labeled, ~self.possible)] = -np.inf
+            share = softmax(logits, axis=1)
+            confidence = softmax(logits / temperature, axis=1).max(axis=1)
+            share[labeled] = 0.0
+            share[labeled, known[labeled]] = 1.0
+            self.labels[rows] = share.argmax(axis=1)
+            self.confidence[rows] = np.where(labeled, 1.0, confidence)
+            share[labeled] *= label_weight
             counts += share.sum(axis=0, dtype=np.float64)
             sums += share.T @ features
-            self.labels[rows], self.confidence[rows] = share.argmax(axis=1), share.max(axis=1)
             kept = np.argpartition(-share, self.own_share.shape[1] - 1, axis=1)
             self.own_classes[rows] = kept[:, : self.own_share.shape[1]]
             self.own_share[rows] = np.take_along_axis(share, self.own_classes[rows], axis=1)
-        return counts, sums, int((before != self.labels).sum())
-
-
-def _without_text(space: ConceptSpace, counts: np.ndarray) -> np.ndarray:
-    """Mismatched classes whose text has no say: no other text was found, and images are enough."""
-    if space.mismatch is None or gaussian_trust(counts) < _LEAST_TRUST:
-        return np.empty(0, dtype=np.int64)
-    aligned = () if space.alignment is None else space.alignment.aligned
-    return np.setdiff1d(space.mismatch.mismatched, aligned)
+        return counts, sums
 
 
 def _chunks(n: int) -> Iterator[slice]:
@@ -514,17 +449,74 @@ def _chunks(n: int) -> Iterator[slice]:
         yield slice(start, min(start + _CHUNK_SIZE, n))
 
 
-def _with_images(
-    classes: GaussianClasses, keys: np.ndarray, own_classes: np.ndarray, own_share: np.ndarray
-) -> GaussianClasses:
+def _with_images(fitted: _Fitted, keys: np.ndarray) -> GaussianClasses:
     """Give the Gaussians what they need to know the images again that they were fitted on."""
     order = np.argsort(keys, kind="stable")
     return dataclasses.replace(
-        classes,
+        fitted.classes,
         keys=keys[order],
-        own_classes=own_classes[order],
-        own_share=own_share[order],
+        own_classes=fitted.classes.own_classes[order],
+        own_share=fitted.classes.own_share[order],
     )
+
+
+# -- the decisions
+
+
+def _without_text(space: ConceptSpace, fitted: _Fitted) -> np.ndarray:
+    """Mismatched classes whose text has no say.
+
+    No other text was found for them, images are enough, and their cluster is a class of its own.
+    """
+    none = np.empty(0, dtype=np.int64)
+    if space.mismatch is None or fitted.classes.trust < _LEAST_TRUST:
+        return none
+    aligned = none if space.alignment is None else space.alignment.aligned
+    mismatched = np.setdiff1d(space.mismatch.mismatched, aligned)
+    if not len(mismatched):
+        return none
+    # Centres have unit length, means of unit features less.
+    length = np.linalg.norm(fitted.means, axis=1).mean()
+    centers = length * space.mismatch.class_centers[mismatched] @ fitted.classes.whitening
+    separation = cluster_separation(centers, mismatched, fitted.classes.whitened_means)
+    return mismatched[separation >= _LEAST_SEPARATION]
+
+
+def _hold_back(rounds: _Rounds, fitted: _Fitted) -> tuple[_Fitted, list[AdaptationStep]]:
+    """Let the Gaussians count for as much as the guard agrees to."""
+    steps = []
+    mismatched = fitted.mismatched
+    for strength in _STRENGTHS:
+        if strength < 1:
+            fitted = rounds.fit(mismatched, strength)
+        step = _judge(rounds, fitted, strength)
+        steps.append(step)
+        if step.kept:
+            return fitted, steps
+    return rounds.fit(strength=0.0), steps
+
+
+def _judge(rounds: _Rounds, fitted: _Fitted, strength: float) -> AdaptationStep:
+    before, after = rounds.zero_shot_labels, fitted.labels
+    features, n_classes = rounds.space.image_features, rounds.space.n_classes
+    step = judge_labels(f"gaussian x {strength:g}", features, before, after, n_classes)
+    more_right = fitted.n_right - rounds.first.n_right
+    if step.n_changed and more_right > 0:
+        reason = f"it labels {more_right} more labeled images right than zero-shot does"
+        return dataclasses.replace(step, kept=True, reason=reason)
+    return step
+
+
+def _possible_classes(known: np.ndarray, n_classes: int, unseen_only: bool) -> np.ndarray:
+    """Whether an unlabeled image can be of each class."""
+    possible = np.ones(n_classes, dtype=bool)
+    if unseen_only:
+        possible[known[known != UNLABELED]] = False
+        if not possible.any() and (known == UNLABELED).any():
+            raise ValueError(
+                "unseen_only=True leaves the unlabeled images no class: every class is labeled."
+            )
+    return possible
 
 
 def _check_labels(y: object, n_images: int, n_classes: int) -> np.ndarray:
@@ -540,8 +532,24 @@ def _check_labels(y: object, n_images: int, n_classes: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _check_class_prior(class_prior: object, n_classes: int) -> np.ndarray | None:
-    """Logarithm of known proportions relative to equal ones; None where they are estimated."""
+def check_class_prior(class_prior: object, n_classes: int) -> np.ndarray | None:
+    """Read proportions of classes.
+
+    Parameters
+    ----------
+    class_prior : "estimated", "equal" or array-like of shape (n_classes,)
+    n_classes : int
+
+    Returns
+    -------
+    ndarray of shape (n_classes,) or None
+        Logarithms, relative to equal proportions; None where they are to be estimated.
+
+    Raises
+    ------
+    ValueError
+        If there is not one above 0 for each class.
+    """
     if isinstance(class_prior, str):
         return None if class_prior == "estimated" else np.zeros(n_classes)
     prior = np.asarray(class_prior, dtype=np.float64)

@@ -1,6 +1,8 @@
 """Concept alignment: its parts by hand, the whole on planted problems and a random backbone."""
 
 import dataclasses
+import pickle
+import warnings
 from functools import partial
 
 import numpy as np
@@ -10,15 +12,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from capkit import CLIPEncoder, ConceptAligner, ConceptSpace, MarginCalibrator, MismatchDetector
-from capkit.alignment import choose_descriptions, move_across_gap
+from capkit.alignment import move_across_gap
 from capkit.backbones import load_backbone
 from capkit.baselines import ZeroShotClassifier
-from capkit.datasets import make_concept_space
+from capkit.datasets import load_digits, make_concept_space
 from capkit.describers import TableDescriber
-from capkit.exceptions import BackboneMismatchError, DescriberError
+from capkit.exceptions import AdaptationWarning, BackboneMismatchError, DescriberError
 from capkit.space import MismatchResult
 
 by_centers = partial(ConceptAligner, use_centers=True)
+always = partial(ConceptAligner, accept="always")
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +42,6 @@ def test_move_across_gap_by_hand():
     moved = move_across_gap([[0.6, 0.8]], [0.6, 0.4], [0.3, 0.0])
     np.testing.assert_allclose(moved, [[0.6, 0.8]], atol=1e-6)
     assert moved.dtype == np.float32
-
-
-def test_each_class_gets_the_description_nearest_to_its_own_centre():
-    centers = np.eye(3)
-    descriptions = [
-        np.array([[0.0, 0.6, 0.8], [0.0, 0.8, 0.6]]),  # second one fits centre 1
-        np.array([[0.0, 0.99, 0.14], [0.6, 0.8, 0.0], [0.8, 0.6, 0.0]]),  # third one fits 0
-        np.array([[0.0, 0.0, 1.0]]),
-    ]
-    # Class 1 alone would rather have centre 1 (0.99), but then class 0 would be left with 0.
-    # 0.8 + 0.8 + 1 is more than 0.99 + 0 + 1 and than 0.99 + 0.8 + 0.
-    chosen, center_of_class = choose_descriptions(descriptions, centers)
-    assert center_of_class.tolist() == [1, 0, 2]
-    assert chosen.tolist() == [1, 2, 0]
 
 
 # -- without a describer
@@ -205,7 +194,7 @@ def encoded(random_backbone):
 
 
 def test_describer_s_fitting_texts_replace_the_prompts(encoded):
-    aligner = ConceptAligner(describer=TableDescriber(TEXTS)).fit(encoded)
+    aligner = always(describer=TableDescriber(TEXTS)).fit(encoded)
     assert aligner.descriptions_ == {"bar": "a bar of light", "dot": "a dot of wood"}
     assert aligner.candidate_descriptions_ == {name: TEXTS[name] for name in ("bar", "dot")}
     space = aligner.transform(encoded)
@@ -226,7 +215,7 @@ def test_describer_pairs_the_centres_anew(encoded):
     swapped = dataclasses.replace(
         encoded, mismatch=MismatchResult(encoded.mismatch.mismatched, centers)
     )
-    aligner = ConceptAligner(describer=TableDescriber(TEXTS)).fit(swapped)
+    aligner = always(describer=TableDescriber(TEXTS)).fit(swapped)
     assert aligner.descriptions_ == {"bar": "a bar of light", "dot": "a dot of wood"}
     np.testing.assert_array_equal(
         aligner.transform(swapped).mismatch.class_centers, encoded.mismatch.class_centers
@@ -240,7 +229,7 @@ def test_any_callable_is_a_describer_and_is_asked_for_mismatched_classes_only(en
         asked.append((class_name, n))
         return TEXTS[class_name]
 
-    aligner = ConceptAligner(describer=describer, n_descriptions=2).fit(encoded)
+    aligner = always(describer=describer, n_descriptions=2).fit(encoded)
     assert asked == [("bar", 2), ("dot", 2)]
     assert {len(texts) for texts in aligner.candidate_descriptions_.values()} == {2}
 
@@ -299,6 +288,7 @@ def test_transform_refuses_other_classes(detected):
     [
         ("describer", {"cat": ["fur"]}),
         ("n_descriptions", 0),
+        ("accept", "never"),
         ("device", 0),
     ],
 )
@@ -306,6 +296,163 @@ def test_parameters_are_checked_at_fit(detected, parameter, value):
     aligner = ConceptAligner(**{parameter: value})
     with pytest.raises(ValueError, match=f"The '{parameter}' parameter of ConceptAligner"):
         clone(aligner).fit(detected)
+
+
+# -- descriptions that the images judge
+
+
+class FeatureAligner(ConceptAligner):
+    """Encodes by a table: planted problems have no text tower."""
+
+    def _text_encoder(self, space):
+        return lambda texts: np.array([FEATURES[text] for text in texts])
+
+
+FEATURES: dict[str, np.ndarray] = {}
+
+
+@pytest.fixture(scope="module")
+def described(planted):
+    """Descriptions of each class of the planted problem, the second nearer to its images."""
+    noise = np.random.default_rng(0).standard_normal((2, 10, 40)) / np.sqrt(40)
+    table = {}
+    for label, name in enumerate(planted.space.class_names):
+        table[name] = [f"{name}, roughly", f"{name}, well"]
+        for text, scale, of_text in zip(table[name], (0.6, 0.1), noise, strict=True):
+            feature = planted.fitting_text_features[label] + scale * of_text[label]
+            FEATURES[text] = (feature / np.linalg.norm(feature)).astype(np.float32)
+    nonsense = planted.space.text_features.mean(axis=0) + 0.5 * noise[0]
+    for row, feature in enumerate(nonsense):
+        FEATURES[f"file {row}"] = (feature / np.linalg.norm(feature)).astype(np.float32)
+    return table
+
+
+def accuracy(space, target):
+    return np.mean(space.predict() == target)
+
+
+def test_good_descriptions_are_accepted(planted, detected, described):
+    aligner = FeatureAligner(describer=TableDescriber(described))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        space = aligner.fit_transform(detected)
+    names = [planted.space.class_names[label] for label in planted.mismatched]
+    assert list(aligner.descriptions_) == names and aligner.rejected_descriptions_ == {}
+    np.testing.assert_array_equal(aligner.aligned_, planted.mismatched)
+    fitting = dataclasses.replace(planted.space, text_features=planted.fitting_text_features)
+    assert accuracy(space, planted.target) > accuracy(fitting, planted.target) - 0.02
+    assert accuracy(space, planted.target) > accuracy(planted.space, planted.target) + 0.05
+
+
+def wrong_tables(described, mismatched):
+    """What a table can say that is not of its classes."""
+    names = list(described)
+    first, second = (names[label] for label in mismatched)
+    others = iter(name for name in names if name not in (first, second))
+    nonsense = {name: [f"file {row}" for row in range(10)] for name in names}
+    return {
+        "nonsense": nonsense,
+        "another class's": {first: described[next(others)], second: described[next(others)]},
+        "exchanged": {first: described[second], second: described[first]},
+    }
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "another class's", "exchanged"])
+def test_wrong_descriptions_change_nothing_and_are_named(planted, detected, described, kind):
+    table = wrong_tables(described, planted.mismatched)[kind]
+    names = [planted.space.class_names[label] for label in planted.mismatched]
+    aligner = FeatureAligner(describer=TableDescriber(table))
+    with pytest.warns(AdaptationWarning, match=f"'{names[0]}' .*'{names[1]}' "):
+        aligner.fit(detected)
+    assert list(aligner.rejected_descriptions_) == names
+    assert aligner.descriptions_ == {} and len(aligner.aligned_) == 0
+    assert list(aligner.candidate_descriptions_) == names
+    space = aligner.transform(detected)
+    np.testing.assert_array_equal(space.text_features, planted.space.text_features)
+    np.testing.assert_array_equal(space.mismatch.class_centers, detected.mismatch.class_centers)
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "another class's", "exchanged"])
+def test_wrong_descriptions_are_taken_where_all_are(planted, detected, described, kind):
+    table = wrong_tables(described, planted.mismatched)[kind]
+    aligner = FeatureAligner(describer=TableDescriber(table), accept="always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        aligner.fit(detected)
+    np.testing.assert_array_equal(aligner.aligned_, planted.mismatched)
+    assert aligner.rejected_descriptions_ == {} and len(aligner.descriptions_) == 2
+
+
+def test_a_good_description_is_found_among_wrong_ones(planted, detected, described):
+    first, second = (planted.space.class_names[label] for label in planted.mismatched)
+    table = {
+        first: [described[second][1], "file 3", described[first][1]],
+        second: [described[first][1], "file 4", described[second][1]],
+    }
+    aligner = FeatureAligner(describer=TableDescriber(table)).fit(detected)
+    assert aligner.descriptions_ == {first: described[first][1], second: described[second][1]}
+
+
+def test_one_class_can_be_refused_beside_another(planted, detected, described):
+    first, second = (planted.space.class_names[label] for label in planted.mismatched)
+    other = next(name for name in described if name not in (first, second))
+    table = {first: described[other], second: described[second]}
+    with pytest.warns(AdaptationWarning, match=f"text, which stays, of '{first}' "):
+        aligner = FeatureAligner(describer=TableDescriber(table)).fit(detected)
+    assert list(aligner.rejected_descriptions_) == [first]
+    assert list(aligner.descriptions_) == [second]
+    assert aligner.aligned_.tolist() == [planted.mismatched[1]]
+
+
+@pytest.mark.filterwarnings("ignore::capkit.exceptions.AdaptationWarning")
+def test_descriptions_that_resemble_their_names_pair_the_centres_anew(
+    planted, detected, described
+):
+    # Names that fit, and two classes each of which detection gave the other's cluster.
+    centers = detected.mismatch.class_centers.copy()
+    centers[planted.mismatched] = centers[planted.mismatched[::-1]]
+    swapped = dataclasses.replace(
+        detected,
+        text_features=planted.fitting_text_features,
+        mismatch=MismatchResult(planted.mismatched, centers),
+    )
+    first, second = (planted.space.class_names[label] for label in planted.mismatched)
+    table = {first: described[first], second: described[second]}
+    space = FeatureAligner(describer=TableDescriber(table)).fit_transform(swapped)
+    np.testing.assert_array_equal(space.mismatch.class_centers, detected.mismatch.class_centers)
+    # Descriptions that were exchanged too seem to fit these clusters, but say nothing of them.
+    table = {first: described[second], second: described[first]}
+    space = FeatureAligner(describer=TableDescriber(table)).fit_transform(swapped)
+    np.testing.assert_array_equal(space.mismatch.class_centers, centers)
+
+
+def test_clones_and_pickles_keep_what_was_refused(detected, described):
+    table = {name: ["file 1", "file 2"] for name in described}
+    aligner = FeatureAligner(describer=TableDescriber(table), accept="images")
+    with pytest.warns(AdaptationWarning):
+        aligner.fit(detected)
+    loaded = pickle.loads(pickle.dumps(aligner))
+    assert loaded.rejected_descriptions_ == aligner.rejected_descriptions_ != {}
+    assert clone(aligner.set_params(accept="always")).accept == "always"
+
+
+def test_the_embedded_models_texts_are_judged():
+    data = load_digits(split="train")
+    encoder = CLIPEncoder("glyph", class_names=data.class_names, device="cpu")
+    space = encoder.fit_transform(data.images)
+    seven, eight = (data.class_names.index(f"digit {name}") for name in ("seven", "eight"))
+    centers = MismatchDetector(t=1, random_state=0).fit_transform(space).mismatch.class_centers
+    detected = dataclasses.replace(space, mismatch=MismatchResult(np.array([seven]), centers))
+    before = accuracy(space, data.target)
+    good = ConceptAligner(describer=TableDescriber(data.descriptions)).fit_transform(detected)
+    assert accuracy(good, data.target) > before + 0.01
+    nonsense = ["IMG_0001.jpg", "42", "[1, 2, 3]"]
+    for texts in (nonsense, data.descriptions[data.class_names[eight]]):
+        aligner = ConceptAligner(describer=TableDescriber({"digit seven": texts}))
+        with pytest.warns(AdaptationWarning, match="'digit seven'"):
+            aligner.fit(detected)
+        taken = ConceptAligner(describer=aligner.describer, accept="always").fit(detected)
+        assert accuracy(taken.transform(space), data.target) < before - 0.01
 
 
 # -- in a pipeline

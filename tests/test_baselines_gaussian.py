@@ -5,12 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn.utils._param_validation import InvalidParameterError
 
 from capkit import CLIPEncoder, GaussianTransduction, MismatchDetector
 from capkit.baselines import GaussianTransductionClassifier, ZeroShotClassifier
 from capkit.datasets import load_digits, make_concept_space
-from capkit.exceptions import BackboneMismatchError, LabelError
+from capkit.exceptions import AdaptationWarning, BackboneMismatchError, LabelError
+from capkit.gaussians import gaussian_log_evidence
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,34 @@ def test_predicts_training_images_as_the_stage_labels_them(problem):
     probabilities = classifier.predict_proba(problem.space)
     np.testing.assert_allclose(
         probabilities.max(axis=1), classifier.transduction_.confidence_, atol=1e-3
+    )
+
+
+def test_probabilities_are_those_of_logits_divided_by_the_temperature(problem):
+    old, new = problem.space[:300], problem.space[300:]
+    classifier = GaussianTransductionClassifier().fit(old)
+    trust = classifier.transduction_.trust_
+    assert trust > 0.3
+    classes = classifier.transduction_.transform(old).transduction.classes
+    for space in (old, new):
+        logits = log_softmax(space.logits(), axis=1)
+        logits = logits + gaussian_log_evidence(space.image_features, classes)
+        np.testing.assert_allclose(
+            classifier.predict_proba(space), softmax(logits / (1 + 10 * trust), axis=1), atol=1e-4
+        )
+    np.testing.assert_allclose(
+        classifier.predict_proba(old).max(axis=1), classifier.transduction_.confidence_, atol=1e-3
+    )
+
+
+def test_without_trust_probabilities_are_those_of_zero_shot():
+    few = make_concept_space(
+        960, 120, 64, n_mismatched=0, noise=2.0, text_noise=0.8, logit_scale=30.0, random_state=0
+    ).space
+    with pytest.warns(AdaptationWarning, match="zero_shot was kept"):
+        classifier = GaussianTransductionClassifier().fit(few)
+    np.testing.assert_allclose(
+        classifier.predict_proba(few), ZeroShotClassifier().fit(few).predict_proba(few), atol=1e-5
     )
 
 
@@ -94,3 +124,25 @@ def test_features_of_another_backbone_are_refused(problem):
     classifier = GaussianTransductionClassifier().fit(space)
     with pytest.raises(BackboneMismatchError, match="fingerprint 000000000000"):
         classifier.predict(dataclasses.replace(space, backbone_id="1" * 64))
+
+
+@pytest.mark.parametrize("indices", [False, True])
+def test_doubtful_images_are_given_no_class_where_that_is_asked_for(problem, indices):
+    y = problem.target if indices else None
+    classifier = GaussianTransductionClassifier().fit(problem.space, y)
+    confidence = classifier.predict_proba(problem.space).max(axis=1)
+    bar = float(np.median(confidence))
+    labels = classifier.predict(problem.space)
+    rejected = classifier.predict(problem.space, reject=bar)
+    nothing = -1 if indices else None
+    assert all(
+        (label == nothing) == (c < bar) for label, c in zip(rejected, confidence, strict=True)
+    )
+    np.testing.assert_array_equal(rejected[confidence >= bar], labels[confidence >= bar])
+    np.testing.assert_array_equal(classifier.predict(problem.space, reject=0), labels)
+
+
+def test_a_bar_that_is_no_probability_is_refused(problem):
+    classifier = GaussianTransductionClassifier().fit(problem.space)
+    with pytest.raises(ValueError, match=r"reject in \[0, 1\]"):
+        classifier.predict(problem.space, reject=1.5)

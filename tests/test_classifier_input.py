@@ -12,6 +12,7 @@ from capkit import (
     CAPClassifier,
     CLIPEncoder,
     ConceptAligner,
+    GaussianTransduction,
     MainSampleRenewal,
     MarginCalibrator,
     MismatchDetector,
@@ -167,6 +168,11 @@ class TestParameters:
             ("n_devices", 0),
             ("encoder", "glyph"),
             ("renewal", 5),
+            ("temperature", "fitted"),
+            ("pseudo_labels", "texts"),
+            ("pseudo_labels", GaussianTransduction),
+            ("class_prior", "even"),
+            ("class_prior", 0.5),
         ],
     )
     def test_values_out_of_range(self, name, value):
@@ -208,6 +214,8 @@ class TestParameters:
             ("aligner", ConceptAligner(n_descriptions=0)),
             ("encoder", CLIPEncoder(n_jobs=-5)),
             ("encoder", CLIPEncoder(on_error="ignore")),
+            ("pseudo_labels", GaussianTransduction(kappa=0)),
+            ("pseudo_labels", GaussianTransduction(max_iter=0)),
         ],
         ids=str,
     )
@@ -261,6 +269,19 @@ class TestParameters:
     def test_temperature_from_labels_that_are_not_looked_at(self):
         with pytest.raises(ValueError, match="temperature='labeled' needs labels"):
             fit(temperature="labeled")
+
+    @pytest.mark.parametrize(
+        "class_prior",
+        [[0.5, 0.5], [1, 1, 1, 1], [1, -1, 1], [1, 0, 1], [1, np.nan, 1], [[1, 1, 1]]],
+    )
+    @pytest.mark.parametrize("owner", ["gaussian", "zero_shot", "stage"])
+    def test_proportions_that_are_none(self, class_prior, owner):
+        parameters = {"class_prior": class_prior, "pseudo_labels": owner}
+        if owner == "stage":
+            parameters = {"pseudo_labels": GaussianTransduction(class_prior=class_prior)}
+        message = "expected class_prior as 3 proportions above 0, in the order of the class names"
+        with pytest.raises(ValueError, match=message):
+            fit(**parameters)
 
     @pytest.mark.parametrize("tuning", ["auto", "adapter", PromptTuning()])
     def test_batches_that_cannot_be_shared(self, tuning):

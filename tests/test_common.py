@@ -43,6 +43,8 @@ ROUNDED = {
 }
 
 SHORT = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4}
+# With fewer rows than this trains with by default.
+PAPER = {"pseudo_labels": "zero_shot", "random_state": 0}
 
 ESTIMATORS = [
     RowCLIPEncoder(),
@@ -53,7 +55,8 @@ ESTIMATORS = [
     RowZeroShotClassifier(),
     RowGaussianTransductionClassifier(),
     RowCAPClassifier(tuning=AdapterTuning(**SHORT), random_state=0),
-    RowCAPClassifier(tuning=PromptTuning(**SHORT), random_state=0),
+    RowCAPClassifier(tuning=AdapterTuning(**SHORT), **PAPER),
+    RowCAPClassifier(tuning=PromptTuning(**SHORT), **PAPER),
 ]
 
 
@@ -86,7 +89,7 @@ def assert_equal_up_to_rounding(actual, desired, *, err_msg="", **tighter):
     np.testing.assert_allclose(actual, desired, **TOLERANCE, err_msg=err_msg)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS[:-1], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("estimator", ESTIMATORS[:-2], ids=lambda one: type(one).__name__)
 def test_parameters_are_checked_at_fit_with_scikit_learns_words(estimator, squashing_backbone):
     if "backbone" in estimator.get_params():
         estimator.set_params(backbone=squashing_backbone)

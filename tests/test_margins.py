@@ -69,6 +69,22 @@ def test_tendency_of_seen_classes_is_zero_and_others_compare_among_themselves():
     np.testing.assert_allclose(tendency(COUNTS, seen=[0]), [0.0, 0.0, 0.5])
 
 
+def test_tendency_is_measured_against_the_proportions():
+    # 30 / 2, 10 / 1 and 0 / 1
+    np.testing.assert_allclose(tendency([30, 10, 0], proportions=[2, 1, 1]), [0, 1 / 3, 1])
+    # In which unit they are does not matter.
+    np.testing.assert_allclose(tendency([30, 10, 0], proportions=[0.5, 0.25, 0.25]), [0, 1 / 3, 1])
+    # Predicted as often as they are frequent, no class lags behind.
+    np.testing.assert_allclose(tendency([40, 10, 5], proportions=[8, 2, 1]), 0, atol=1e-12)
+    # The largest is of the unseen classes, each by its own proportion: 10 / 2 against 8 / 1.
+    found = tendency([90, 10, 8], seen=[0], proportions=[1, 2, 1])
+    np.testing.assert_allclose(found, [0, 3 / 8, 0])
+
+
+def test_equal_proportions_are_none():
+    np.testing.assert_allclose(tendency([4, 2, 1], proportions=[1, 1, 1]), tendency([4, 2, 1]))
+
+
 def test_tendency_without_confident_predictions_is_zero():
     assert tendency([0, 0, 0]).tolist() == [0.0, 0.0, 0.0]
     assert tendency([5, 0, 0], seen=[0]).tolist() == [0.0, 0.0, 0.0]
@@ -212,6 +228,17 @@ def test_seen_classes_get_no_margin(planted_space, form):
     )
     assert not calibrator.margin_matrix_[seen].any()
     assert np.delete(calibrator.margin_matrix_, seen, axis=0).any()
+
+
+def test_calibrator_measures_against_the_proportions():
+    labels = [0, 0, 0, 0, 1, 1]
+    arguments = np.eye(2)[labels], np.eye(2), labels, [0.9] * 6
+    calibrator = MarginCalibrator(m=6.0)
+    calibrator.fit_from_predictions(*arguments, proportions=[0.5, 1.5])
+    # 4 / 0.5 = 8 against 2 / 1.5 = 4/3, a sixth: 6 (5/6)^2
+    np.testing.assert_allclose(np.diag(calibrator.margin_matrix_), [0, 25 / 6], rtol=1e-6)
+    calibrator.fit_from_predictions(*arguments, proportions=[2, 1])
+    assert not calibrator.margin_matrix_.any()
 
 
 def test_no_confident_prediction_gives_zeros_and_a_warning(planted_space):

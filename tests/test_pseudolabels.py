@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capkit.pseudolabels import main_sample_target, renew_main_samples, top_k_pseudo_labels
+from capkit.pseudolabels import (
+    class_balance,
+    main_sample_target,
+    renew_main_samples,
+    top_k_pseudo_labels,
+)
 
 
 def test_takes_the_most_confident_images_of_each_class():
@@ -38,6 +43,16 @@ def test_contested_image_goes_to_the_more_similar_class_and_the_other_goes_on():
     similarities = np.array([[0.8, 0.9], [0.1, 0.2], [0.5, 0.3]])
     labels = top_k_pseudo_labels(np.eye(3, 2), 1, similarities, mismatched=[0, 1])
     assert labels.tolist() == [1, -1, 0]
+
+
+def test_each_class_may_have_a_number_of_its_own():
+    probabilities = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]]
+    assert top_k_pseudo_labels(probabilities, [2, 1]).tolist() == [0, 0, -1, 1]
+    similarities = np.array([[0.1, 0.4], [0.1, 0.3], [0.1, 0.2], [0.1, 0.1]])
+    labels = top_k_pseudo_labels(probabilities, [2, 1], similarities, mismatched=[1])
+    assert labels.tolist() == [1, 0, -1, -1]
+    with pytest.raises(ValueError, match="one or one a class"):
+        top_k_pseudo_labels(probabilities, [2, 1, 1])
 
 
 def test_ties_go_to_the_lower_image_then_to_the_lower_class():
@@ -83,7 +98,7 @@ def test_no_image_and_mismatched_class_would_rather_have_each_other(similarities
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"k": -1}, "expected k of at least 0, got -1"),
+        ({"k": -1}, "expected k of at least 0, one or one a class, got -1"),
         ({"k": 1, "mismatched": [0]}, "similarities are needed"),
         (
             {"k": 1, "mismatched": [0], "similarities": np.eye(3)},
@@ -196,3 +211,11 @@ def test_renewed_samples_have_a_reason_and_no_class_too_many(rows, target):
 def test_renewal_refuses_different_lengths():
     with pytest.raises(ValueError, match="one shape"):
         renew_main_samples([0, 0], [1], [0.9], target=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([5, 5, 5], 1.0), ([7, 0, 0], 0.0), ([0, 0], 0.0), ([4], 0.0), ([1, 1, 0, 0], 0.5)],
+)
+def test_balance_is_one_for_equal_classes_and_zero_for_one_alone(counts, expected):
+    assert class_balance(np.array(counts)) == pytest.approx(expected)

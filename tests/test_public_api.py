@@ -15,7 +15,21 @@ import capkit
 ROOT = Path(__file__).parents[1]
 MODULES = [name for name in capkit.__all__ if inspect.ismodule(getattr(capkit, name))]
 # Their functions are public too, for those who build on the parts.
-FUNCTION_MODULES = ["margins", "pseudolabels", "space", "transduction"]
+FUNCTION_MODULES = [
+    "alignment",
+    "descriptions",
+    "gaussians",
+    "guard",
+    "margins",
+    "prompt_choice",
+    "pseudolabels",
+    "space",
+]
+
+
+def exported_names(module) -> list[str]:
+    """Classes and functions that a module exports; its constants stand in the text."""
+    return [name for name in module.__all__ if not name.isupper()]
 
 
 def public_names() -> set[str]:
@@ -23,7 +37,7 @@ def public_names() -> set[str]:
     names = {f"capkit.{name}" for name in capkit.__all__ if name[0] != "_"}
     names -= {f"capkit.{name}" for name in MODULES}
     for module in MODULES + FUNCTION_MODULES:
-        exported = importlib.import_module(f"capkit.{module}").__all__
+        exported = exported_names(importlib.import_module(f"capkit.{module}"))
         names |= {f"capkit.{module}.{name}" for name in exported if name not in capkit.__all__}
     return names
 
@@ -53,8 +67,9 @@ def test_an_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize("module", MODULES + FUNCTION_MODULES)
 def test_public_modules_say_what_they_export(module):
     module = importlib.import_module(f"capkit.{module}")
-    assert module.__all__ == sorted(module.__all__)
-    for name in module.__all__:
+    names = exported_names(module)
+    assert names == sorted(names)
+    for name in names:
         assert getattr(module, name).__doc__, name
 
 

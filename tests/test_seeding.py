@@ -34,7 +34,9 @@ def test_a_fit_and_a_prediction_leave_the_generator_as_it_was(
     monkeypatch.setattr(registry, "_loaded", {})  # loading a backbone is a part of it
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     classifier = CAPClassifier(
-        backbone=random_backbone, tuning=tuning(epochs=1, steps_per_epoch=2, batch_size=4)
+        backbone=random_backbone,
+        tuning=tuning(epochs=1, steps_per_epoch=2, batch_size=4),
+        pseudo_labels="zero_shot",
     )
     before = torch.random.get_rng_state()
     classifier.fit(images, class_names=["ring", "bar", "cross"]).predict(images)

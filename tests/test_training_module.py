@@ -14,6 +14,8 @@ from capkit.tuning.prompt import PromptedEncoder
 
 TEXTS = ["a photo of a cat", "a photo of a red panda", "two circles on top of each other"]
 LOGIT_SCALE = 50.0
+# Which images the weak and the strong views are of.
+IMAGES = torch.tensor([7, 2, 5, 2])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def draw_streams(module):
 
 def keep(kept):
     """Pseudolabels of which these are kept."""
-    return lambda logits: PseudoLabels(*reversed(logits.max(dim=1)), torch.tensor(kept))
+    return lambda logits, images: PseudoLabels(*reversed(logits.max(dim=1)), torch.tensor(kept))
 
 
 keep_all = keep([True] * 4)
@@ -79,11 +81,11 @@ def module(request):
 def test_each_stream_goes_through_its_own_adapter(module):
     streams, seen = draw_streams(module), {}
 
-    def pseudo_label(weak_logits):
+    def pseudo_label(weak_logits, images):
         seen["weak"] = weak_logits
-        return keep_all(weak_logits)
+        return keep_all(weak_logits, images)
 
-    outputs = module(**streams, pseudo_label=pseudo_label)
+    outputs = module(**streams, unlabeled=IMAGES, pseudo_label=pseudo_label)
     assert set(outputs) == {"pseudo", "labeled", "main", "strong"}
     logits = outputs | seen
     texts = module.text_adapter(module.encoder.encode_texts())
@@ -96,17 +98,17 @@ def test_each_stream_goes_through_its_own_adapter(module):
 
 def test_streams_that_are_not_given_are_left_out(module):
     streams = draw_streams(module)
-    everything = module(**streams, pseudo_label=keep_all)
+    everything = module(**streams, unlabeled=IMAGES, pseudo_label=keep_all)
     for left_out in ("labeled", "main"):
         streams.pop(left_out)
-        outputs = module(**streams, pseudo_label=keep_all)
+        outputs = module(**streams, unlabeled=IMAGES, pseudo_label=keep_all)
         assert set(outputs) == {*streams, "pseudo"} - {"weak"}
         for name in set(outputs) - {"pseudo"}:
             torch.testing.assert_close(outputs[name], everything[name], atol=2e-4, rtol=0)
 
 
 def test_weak_view_carries_no_gradient(module):
-    outputs = module(**draw_streams(module), pseudo_label=keep_all)
+    outputs = module(**draw_streams(module), unlabeled=IMAGES, pseudo_label=keep_all)
     assert not outputs.pop("pseudo").confidence.requires_grad
     assert all(logits.requires_grad for logits in outputs.values())
 
@@ -122,7 +124,7 @@ def test_one_image_pass_with_a_gradient_one_without_and_one_text_pass(prompted, 
             return encode(*inputs)
 
         monkeypatch.setattr(prompted.encoder, name, record)
-    prompted(**draw_streams(prompted), pseudo_label=keep_all)
+    prompted(**draw_streams(prompted), unlabeled=IMAGES, pseudo_label=keep_all)
     assert passes == [
         ("encode_texts", True),
         ("encode_images", 4, False),
@@ -136,10 +138,10 @@ def test_one_image_pass_with_a_gradient_one_without_and_one_text_pass(prompted, 
 @pytest.mark.parametrize("kept", [[True, False, True, False], [False] * 4])
 def test_only_strong_views_that_count_are_encoded(module, kept):
     streams = draw_streams(module)
-    everything = module(**streams, pseudo_label=keep_all)
+    everything = module(**streams, unlabeled=IMAGES, pseudo_label=keep_all)
     encoded, encode = [], module.encoder.encode_images
     module.encoder.encode_images = lambda inputs: encoded.append(len(inputs)) or encode(inputs)
-    outputs = module(**streams, pseudo_label=keep(kept))
+    outputs = module(**streams, unlabeled=IMAGES, pseudo_label=keep(kept))
     assert encoded == [4, 2 + 3 + sum(kept)]
     expected = everything["strong"][torch.tensor(kept)]
     torch.testing.assert_close(outputs["strong"], expected, atol=2e-4, rtol=0)
@@ -148,18 +150,29 @@ def test_only_strong_views_that_count_are_encoded(module, kept):
 def test_pseudolabels_are_made_once_a_step(module):
     made = []
 
-    def pseudo_label(logits):
-        made.append(keep_all(logits))
+    def pseudo_label(logits, images):
+        made.append(keep_all(logits, images))
         return made[-1]
 
-    outputs = module(**draw_streams(module), pseudo_label=pseudo_label)
+    outputs = module(**draw_streams(module), unlabeled=IMAGES, pseudo_label=pseudo_label)
     assert len(made) == 1
     assert outputs["pseudo"] is made[0]
 
 
+def test_pseudolabels_are_asked_for_with_the_images_that_they_are_of(module):
+    asked = []
+
+    def pseudo_label(logits, images):
+        asked.append((len(logits), images.tolist()))
+        return keep_all(logits, images)
+
+    module(**draw_streams(module), unlabeled=IMAGES, pseudo_label=pseudo_label)
+    assert asked == [(4, [7, 2, 5, 2])]
+
+
 def test_all_parameters_take_part_even_where_no_strong_view_counts(module):
     """Or training on several devices waits forever for their gradients."""
-    logits = module(**draw_streams(module), pseudo_label=keep([False] * 4))
+    logits = module(**draw_streams(module), unlabeled=IMAGES, pseudo_label=keep([False] * 4))
     (logits["main"].sum() + logits["strong"].sum()).backward()
     without = [name for name, parameter in module.named_parameters() if parameter.grad is None]
     assert without == []
@@ -169,7 +182,7 @@ def test_all_parameters_take_part_even_where_no_strong_view_counts(module):
 
 
 def test_gradients_reach_prompts_and_adapters_and_nothing_else(prompted, backbone):
-    logits = prompted(**draw_streams(prompted), pseudo_label=keep_all)
+    logits = prompted(**draw_streams(prompted), unlabeled=IMAGES, pseudo_label=keep_all)
     (logits["main"].square().sum() + logits["strong"].square().sum()).backward()
     moved = {name for name, parameter in prompted.named_parameters() if parameter.grad.any()}
     assert {name.split(".")[0] for name in moved} == {
@@ -184,7 +197,9 @@ def test_gradients_reach_prompts_and_adapters_and_nothing_else(prompted, backbon
 
 
 def test_pseudo_loss_leaves_the_main_adapter_alone(module):
-    module(**draw_streams(module), pseudo_label=keep_all)["strong"].square().sum().backward()
+    module(**draw_streams(module), unlabeled=IMAGES, pseudo_label=keep_all)[
+        "strong"
+    ].square().sum().backward()
     assert module.pseudo_adapter.fc2.weight.grad.any()
     gradient = module.main_adapter.fc2.weight.grad
     assert gradient is None or not gradient.any()
@@ -205,7 +220,7 @@ def test_the_backbone_is_no_part_of_the_module(prompted, backbone):
 
 
 def test_state_dict_restores_the_logits(prompted, backbone):
-    inputs = draw_streams(prompted) | {"pseudo_label": keep_all}
+    inputs = draw_streams(prompted) | {"unlabeled": IMAGES, "pseudo_label": keep_all}
     state = copy.deepcopy(prompted.state_dict())
     torch.manual_seed(7)
     other = DualAdapterModule(
@@ -261,7 +276,7 @@ def test_no_adapters_switches_all_of_them_off(module):
 @pytest.mark.parametrize(("branch", "stream"), [("main", "main"), ("pseudo", "strong")])
 def test_branches_predict_what_training_sees(module, branch, stream):
     streams = draw_streams(module)
-    expected = module(**streams, pseudo_label=keep_all)[stream]
+    expected = module(**streams, unlabeled=IMAGES, pseudo_label=keep_all)[stream]
     images, texts = module.features(streams[stream]), module.text_features()
     logits = module.logits(images, texts, inference=branch)
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=0)
@@ -294,7 +309,7 @@ def test_feature_encoder_gives_unit_rows(on_features):
 
 
 def test_logits_stay_float32_under_autocast(module):
-    inputs = draw_streams(module) | {"pseudo_label": keep_all}
+    inputs = draw_streams(module) | {"unlabeled": IMAGES, "pseudo_label": keep_all}
     expected = module(**inputs)
     with torch.autocast("cpu", torch.bfloat16):
         logits = module(**inputs)

@@ -65,7 +65,8 @@ def logits_of(*probabilities):
 
 def outputs(weak, **logits):
     """What the module gives, for the weak view's logits."""
-    return {**logits, "pseudo": make_self_training().pseudo_label(weak)}
+    pseudo = make_self_training().pseudo_label(weak, torch.arange(len(weak)))
+    return {**logits, "pseudo": pseudo}
 
 
 class TestLoss:

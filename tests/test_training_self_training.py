@@ -13,7 +13,6 @@ from capkit.training.self_training import (
     EpochPredictions,
     SelfTraining,
     SelfTrainingState,
-    class_balance,
 )
 
 NONE = np.empty(0, dtype=np.int64)
@@ -76,7 +75,8 @@ class TestStart:
 class TestPseudoLabel:
     def test_confidence_has_to_exceed_tau(self):
         logits = torch.tensor([[0.8, 0.2], [0.1, 0.9]]).log()
-        pseudo = make(tau=float(logits.softmax(dim=1)[0, 0])).pseudo_label(logits)
+        training = make(tau=float(logits.softmax(dim=1)[0, 0]))
+        pseudo = training.pseudo_label(logits, torch.arange(2))
         assert pseudo.labels.tolist() == [0, 1]
         assert pseudo.confidence.tolist() == pytest.approx([0.8, 0.9])
         assert pseudo.kept.tolist() == [False, True]
@@ -84,7 +84,8 @@ class TestPseudoLabel:
     def test_unseen_classes_alone_share_the_probability(self):
         texts = np.eye(4, dtype=np.float32)
         training = make(text_features=texts, seen=np.array([0, 2]), tau=0.7)
-        pseudo = training.pseudo_label(torch.tensor([[0.6, 0.3, 0.0, 0.1]]).log())
+        logits = torch.tensor([[0.6, 0.3, 0.0, 0.1]]).log()
+        pseudo = training.pseudo_label(logits, torch.tensor([0]))
         assert pseudo.labels.tolist() == [1]
         assert pseudo.confidence.tolist() == pytest.approx([0.75])
         assert pseudo.kept.tolist() == [True]
@@ -94,7 +95,7 @@ class TestLosses:
     def outputs(self):
         weak = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.05, 0.95]]).log()
         return {
-            "pseudo": make().pseudo_label(weak),
+            "pseudo": make().pseudo_label(weak, torch.arange(3)),
             "main": torch.zeros(2, 2),
             "strong": torch.zeros(2, 2),
         }
@@ -232,11 +233,3 @@ def test_another_method_is_a_short_subclass():
 def test_the_interface_cannot_be_used_half_filled_in():
     with pytest.raises(TypeError, match="abstract"):
         SelfTraining()
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [([5, 5, 5], 1.0), ([7, 0, 0], 0.0), ([0, 0], 0.0), ([4], 0.0), ([1, 1, 0, 0], 0.5)],
-)
-def test_class_balance(counts, expected):
-    assert class_balance(np.array(counts)) == pytest.approx(expected)

@@ -65,7 +65,9 @@ def test_streams_hold_their_own_images_and_targets():
         assert set(inputs["weak"].ravel().tolist()) <= set(range(4, 12))
         assert torch.equal(targets["labeled"], inputs["labeled"].ravel().long() % 2)
         assert torch.equal(targets["main"], (inputs["main"].ravel() == 5).long())
-        assert torch.equal(targets["unlabeled"], inputs["weak"].ravel().long())
+        for images in (inputs["unlabeled"], targets["unlabeled"]):
+            assert images.dtype == torch.int64
+            assert torch.equal(images, inputs["weak"].ravel().long())
 
 
 def test_strong_view_is_of_the_weak_view_s_images():
@@ -77,7 +79,7 @@ def test_strong_view_is_of_the_weak_view_s_images():
 @pytest.mark.parametrize("stream", ["labeled", "main"])
 def test_a_stream_without_images_is_left_out(stream):
     inputs, targets = next(iter(make_streams(**{f"n_{stream}": 0})))
-    assert set(inputs) == {"weak", "strong", "labeled", "main"} - {stream}
+    assert set(inputs) == {"weak", "strong", "unlabeled", "labeled", "main"} - {stream}
     assert set(targets) == {"unlabeled", "labeled", "main"} - {stream}
 
 

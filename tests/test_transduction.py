@@ -1,4 +1,4 @@
-"""Gaussian transduction: the formulas by hand, and the whole against a literal form of itself."""
+"""Gaussian transduction as a stage: a literal form of it, what it gains, labels and parameters."""
 
 import dataclasses
 import pickle
@@ -11,15 +11,7 @@ from sklearn.base import clone
 from capkit import ConceptAligner, ConceptSpace, GaussianTransduction, MismatchDetector
 from capkit import transduction as module
 from capkit.datasets import make_concept_space
-from capkit.space import GaussianClasses, feature_keys
-from capkit.transduction import (
-    fit_class_means,
-    gaussian_log_evidence,
-    gaussian_trust,
-    log_class_prior,
-    shrunk_whitening,
-    text_log_probabilities,
-)
+from capkit.gaussians import gaussian_log_evidence, text_log_probabilities
 
 
 def planted(**changes):
@@ -31,126 +23,39 @@ def accuracy(labels, problem):
     return (labels == problem.target).mean()
 
 
-# -- the formulas
-
-
-def test_texts_alone_are_the_zero_shot_probabilities():
-    logits = np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]])
-    np.testing.assert_allclose(np.exp(text_log_probabilities(logits)), softmax(logits, axis=1))
-
-
-def test_a_mismatched_class_s_text_counts_as_an_average_one():
-    logits = np.log([[0.6, 0.2, 9.0], [0.2, 0.2, 1e-9]])
-    probabilities = np.exp(text_log_probabilities(logits, mismatched=[2]))
-    np.testing.assert_allclose(probabilities[0], [0.6 / 1.2, 0.2 / 1.2, 0.4 / 1.2])
-    np.testing.assert_allclose(probabilities[1], [1 / 3] * 3)
-
-
-def test_a_class_without_images_lies_where_its_text_says():
-    # one class with 4 images at (1, 0): slope = (0.5 * 0.5) / (0.5^2 + 0.5^2) = 0.5
-    sums = np.array([[4.0, 0.0], [0.0, 0.0]])
-    means = fit_class_means(np.array([4, 0]), sums, np.eye(2), np.array([0.5, 0.0]), kappa=4.0)
-    np.testing.assert_allclose(means[1], [0.5 - 0.25, 0.25])
-    np.testing.assert_allclose(means[0], ([4.0, 0.0] + 4 * np.array([0.75, -0.25])) / 8)
-
-
-def test_texts_that_point_the_wrong_way_are_given_no_contrast():
-    sums = np.array([[0.0, 4.0], [4.0, 0.0]])
-    means = fit_class_means(np.array([4, 4]), sums, np.eye(2), np.array([0.5, 0.5]), kappa=4.0)
-    np.testing.assert_allclose(means, [[0.25, 0.75], [0.75, 0.25]])
-
-
-def test_a_mismatched_class_starts_at_its_cluster():
-    centers = np.array([[9.0, 9.0], [0.0, 1.0]])
-    means = fit_class_means(
-        np.array([4, 0]), np.array([[4.0, 0], [0, 0]]), np.eye(2), np.zeros(2), 4.0, centers, [1]
-    )
-    np.testing.assert_allclose(means[1], centers[1])
-
-
-@pytest.mark.parametrize("shrinkage", [0.0, 0.5, 1.0])
-def test_whitening_makes_the_shrunk_covariance_the_identity(shrinkage):
-    root = np.random.default_rng(0).standard_normal((6, 6))
-    covariance = root @ root.T
-    whitening, dimension = shrunk_whitening(covariance, shrinkage)
-    shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / 6 * np.eye(6)
-    np.testing.assert_allclose(whitening.T @ shrunk @ whitening, np.eye(6), atol=1e-9)
-    assert dimension == pytest.approx(np.trace(whitening.T @ covariance @ whitening))
-
-
-def test_class_prior_is_relative_to_equal_classes_and_drawn_towards_them():
-    np.testing.assert_allclose(
-        np.exp(log_class_prior(np.array([90.0, 30.0]), 120)), [120 / 90, 60 / 90]
-    )
-    np.testing.assert_allclose(log_class_prior(np.full(4, 7.0), 28), 0, atol=1e-12)
-
-
-def test_trust_grows_with_the_median_class_and_falls_with_the_number_of_classes():
-    counts = np.array([1.0, 14.0, 900.0])
-    assert gaussian_trust(counts) == pytest.approx(14 / (14 + 14 * np.log(3)))
-    assert gaussian_trust(np.full(600, 14.0)) < gaussian_trust(np.full(3, 14.0))
-    assert gaussian_trust(np.zeros(3)) == 0
-
-
-def make_classes(**changes):
-    """Two classes at (1, 0) and (0, 2), identity covariance."""
-    fields = {
-        "whitening": np.eye(2, dtype=np.float32),
-        "whitened_means": np.array([[1.0, 0.0], [0.0, 2.0]], dtype=np.float32),
-        "mean_variance": np.array([0.5, 0.25]),
-        "dimension": 2.0,
-        "log_prior": np.array([0.1, -0.1]),
-        "trust": 0.5,
-        "keys": np.empty(0, dtype=np.uint64),
-        "own_classes": np.empty((0, 1), dtype=np.int32),
-        "own_share": np.empty((0, 1), dtype=np.float32),
-    }
-    return GaussianClasses(**fields | changes)
-
-
-def test_evidence_is_the_distance_less_what_the_mean_s_uncertainty_adds():
-    evidence = gaussian_log_evidence(np.zeros((1, 2), dtype=np.float32), make_classes())
-    # -0.25 * (1 - 2 * 0.5) + 0.1 and -0.25 * (4 - 2 * 0.25) - 0.1
-    np.testing.assert_allclose(evidence, [[0.1, -0.25 * 3.5 - 0.1]], rtol=1e-6)
-
-
-def test_an_image_that_the_means_were_fitted_on_is_left_out_of_its_own():
-    """The evidence of a mean that the image was really taken out of."""
-    image = np.array([[0.8, 0.6]], dtype=np.float32)
-    fitted = make_classes(
-        keys=feature_keys(image),
-        own_classes=np.array([[0, 1]], dtype=np.int32),
-        own_share=np.array([[0.75, 0.0]], dtype=np.float32),
-    )
-    n_images = 1 / fitted.mean_variance[0]  # in units of images, kappa's included
-    without = (n_images * fitted.whitened_means[0] - 0.75 * image[0]) / (n_images - 0.75)
-    expected = make_classes(
-        whitened_means=np.stack([without, fitted.whitened_means[1]]),
-        mean_variance=np.array([1 / (n_images - 0.75), 0.25]),
-    )
-    np.testing.assert_allclose(
-        gaussian_log_evidence(image, fitted), gaussian_log_evidence(image, expected), rtol=1e-5
-    )
-
-
 # -- the whole
 
 
-def literal(space, kappa=3.0, shrinkage=0.75, rounds=15):
+def literal(space, y=None, kappa=3.0, shrinkage=0.75, unseen_only=False, rounds=15):
     """All images' responsibilities in one matrix, in double precision."""
     Z, W = space.image_features.astype(float), space.text_features.astype(float)
     n, d, C = *Z.shape, len(W)
+    y = np.full(n, -1) if y is None else y
+    labeled, known = y >= 0, np.eye(C)[y] * (y >= 0)[:, None]
+    barred = np.isin(np.arange(C), y) & unseen_only & ~labeled[:, None]
+
+    def shares(logits):
+        return np.where(
+            labeled[:, None], known, softmax(np.where(barred, -np.inf, logits), axis=1)
+        )
+
     text = np.log(softmax(space.logit_scale * Z @ W.T, axis=1))
-    share = np.exp(text)
+    sharper = 1.0
+    while softmax(sharper * text, axis=1).max(axis=1).mean() < 0.7:
+        sharper *= 1.1
+    # A labeled image counts ten times in the first round.
+    weight = np.where(labeled, 10.0, 1.0)
+    share = shares(sharper * text)
     contrast = W - W.mean(axis=0)
     for _ in range(rounds):
+        share *= weight[:, None]
         N, R = share.sum(axis=0), share.T @ Z
         centered = R / N[:, None] - Z.mean(axis=0)
         slope = (N[:, None] * centered * contrast).sum() / (N[:, None] * contrast**2).sum()
         mean = (R + kappa * (Z.mean(axis=0) + max(slope, 0) * contrast)) / (N + kappa)[:, None]
         S = np.zeros((d, d))
         for c in range(C):
-            S += (share[:, [c]] * (Z - mean[c])).T @ (Z - mean[c]) / n
+            S += (share[:, [c]] * (Z - mean[c])).T @ (Z - mean[c]) / weight.sum()
         shrunk = (1 - shrinkage) * S + shrinkage * np.trace(S) / d * np.eye(d)
         P = np.linalg.inv(shrunk)
         dimension, trust = np.trace(P @ S), np.median(N) / (np.median(N) + 14 * np.log(C))
@@ -160,18 +65,35 @@ def literal(space, kappa=3.0, shrinkage=0.75, rounds=15):
             factor = 1 / (1 - np.minimum(share[:, c] * v, 0.9))
             distance = np.einsum("id,de,ie->i", Z - mean[c], P, Z - mean[c]) * factor**2
             logits[:, c] -= trust / 2 * (distance - dimension * v * factor)
-        share = softmax(logits, axis=1)
-    return share, mean
+        share, weight = shares(logits), np.ones(n)
+    return share, shares(logits / (1 + 10 * trust)).max(axis=1), mean
 
 
-def test_fit_is_the_literal_form():
-    problem = planted()
-    fitted = GaussianTransduction().fit(problem.space)
-    share, mean = literal(problem.space, rounds=fitted.n_iter_)
+def assert_is_literal(fitted, space, y=None, **options):
+    share, confidence, mean = literal(space, y, rounds=fitted.n_iter_, **options)
     np.testing.assert_array_equal(fitted.labels_, share.argmax(axis=1))
-    np.testing.assert_allclose(fitted.confidence_, share.max(axis=1), atol=1e-3)
-    np.testing.assert_allclose(fitted.counts_, share.sum(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(fitted.confidence_, confidence, atol=1e-3)
+    np.testing.assert_allclose(fitted.counts_, share.sum(axis=0), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(fitted.means_, mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 15])
+@pytest.mark.parametrize("logit_scale", [100.0, 8.0])
+def test_fit_is_the_literal_form(logit_scale, max_iter):
+    # With a scale of 8 the texts are vague, and the start has to be sharpened.
+    space = planted(logit_scale=logit_scale).space
+    assert (space.predict_proba().max(axis=1).mean() < 0.6) == (logit_scale == 8)
+    fitted = GaussianTransduction(guard=False, max_iter=max_iter).fit(space)
+    assert_is_literal(fitted, space)
+
+
+@pytest.mark.parametrize("unseen_only", [False, True])
+@pytest.mark.parametrize("max_iter", [1, 15])
+def test_fit_with_labels_is_the_literal_form(max_iter, unseen_only):
+    problem = planted(logit_scale=20.0)
+    y = np.where((problem.target < 4) & (np.arange(300) % 5 == 0), problem.target, -1)
+    fitted = GaussianTransduction(guard=False, max_iter=max_iter, unseen_only=unseen_only)
+    assert_is_literal(fitted.fit(problem.space, y), problem.space, y, unseen_only=unseen_only)
 
 
 def test_chunks_change_nothing(monkeypatch):

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from sklearn.base import clone
 
+from capkit.gaussians import GaussianPrior, evidence_temperature
 from capkit.image_classifier import ImageClassifier
-from capkit.transduction import (
-    GaussianTransduction,
-    gaussian_log_evidence,
-    text_log_probabilities,
-)
+from capkit.transduction import GaussianTransduction
 
 if TYPE_CHECKING:
     from capkit.encoder import CLIPEncoder
@@ -122,10 +119,15 @@ class GaussianTransductionClassifier(ImageClassifier):
         given = GaussianTransduction() if self.transduction is None else self.transduction
         self.transduction_ = clone(given).fit(space, labels)
         self.text_features_ = space.text_features
-        self._result = self.transduction_.transform(space).transduction
+        result = self.transduction_.transform(space).transduction
+        self._prior = GaussianPrior(
+            space.text_features, space.logit_scale, result.classes, result.mismatched
+        )
 
     def _logits(self, images: ConceptSpace | ImageSource) -> np.ndarray:
         features = self._encode_new(images)
-        texts = self.logit_scale_ * (features @ self.text_features_.T)
-        evidence = gaussian_log_evidence(features, self._result.classes)
-        return text_log_probabilities(texts, self._result.mismatched) + evidence
+        return self._prior(features)
+
+    @property
+    def _temperature(self) -> float:
+        return evidence_temperature(self._prior.classes.trust)

@@ -81,8 +81,9 @@ class DualAdapterModule(nn.Module):
         self,
         weak: Tensor,
         strong: Tensor,
+        unlabeled: Tensor,
         *,
-        pseudo_label: Callable[[Tensor], PseudoLabels],
+        pseudo_label: Callable[[Tensor, Tensor], PseudoLabels],
         main: Tensor | None = None,
         labeled: Tensor | None = None,
     ) -> dict[str, Any]:
@@ -93,9 +94,12 @@ class DualAdapterModule(nn.Module):
         weak, strong : Tensor of shape (B, 3, S, S) or (B, d)
             Two views of the same unlabeled images: uint8 pixels or float features, as the
             encoder takes them.
+        unlabeled : Tensor of shape (B,), int64
+            Which images these are.
         pseudo_label : callable
-            From the weak view's logits (B, C) to :class:`~.self_training.PseudoLabels`. Strong
-            views that are not kept have no loss, so they are not encoded at all.
+            From the weak view's logits (B, C) and which images they are of to
+            :class:`~.self_training.PseudoLabels`. Strong views that are not kept have no loss, so
+            they are not encoded at all.
         main, labeled : Tensor of shape (B, 3, S, S) or (B, d), or None, default=None
             Main samples and labeled images, where there are any.
 
@@ -109,7 +113,7 @@ class DualAdapterModule(nn.Module):
         texts = self.text_features("main")
         with torch.no_grad():
             weak_logits = self._similarities(self.features(weak, "main"), texts)
-        pseudo = pseudo_label(weak_logits)
+        pseudo = pseudo_label(weak_logits, unlabeled)
         given = {"labeled": labeled, "main": main, "strong": strong[pseudo.kept]}
         batches = {name: batch for name, batch in given.items() if batch is not None}
         together = self.encoder.encode_images(torch.cat(list(batches.values())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from capkit._seeding import seeded
+from capkit._threads import one_thread
 from capkit.exceptions import CapkitError, CheckpointError
 from capkit.training.callbacks import Checkpoint, LearningRate, ProgressBar, SelfTrainingUpdate
 from capkit.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
@@ -57,6 +59,8 @@ class TrainingTask:
     device : str
     checkpoint_dir : path or None, default=None
     n_devices : int, default=1
+    one_thread : bool, default=False
+        Whether a process trains in one thread, as its steps are small.
     verbose : int, default=0
     """
 
@@ -73,6 +77,7 @@ class TrainingTask:
     device: str
     checkpoint_dir: str | os.PathLike | None = None
     n_devices: int = 1
+    one_thread: bool = False
     verbose: int = 0
 
     def build_module(self, device: str) -> DualAdapterModule:
@@ -181,7 +186,8 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
             **arguments,
         )
     try:
-        return net.fit(task.images)
+        with one_thread() if task.one_thread else contextlib.nullcontext():
+            return net.fit(task.images)
     finally:
         for bar in progress:
             bar.close()

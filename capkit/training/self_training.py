@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,15 @@ from torch import Tensor
 
 from capkit._validation import UNLABELED
 from capkit.margins import class_counts_above, margin_cross_entropy
-from capkit.pseudolabels import main_sample_target, renew_main_samples, top_k_pseudo_labels
+from capkit.pseudolabels import (
+    class_balance,
+    main_sample_target,
+    renew_main_samples,
+    top_k_pseudo_labels,
+)
+
+if TYPE_CHECKING:
+    from capkit.gaussians import GaussianPrior
 
 __all__ = [
     "CAPSelfTraining",
@@ -27,7 +35,6 @@ __all__ = [
     "PseudoLabels",
     "SelfTraining",
     "SelfTrainingState",
-    "class_balance",
 ]
 
 
@@ -131,13 +138,15 @@ class SelfTraining(abc.ABC):
         """
 
     @abc.abstractmethod
-    def pseudo_label(self, weak_logits: Tensor) -> PseudoLabels:
+    def pseudo_label(self, weak_logits: Tensor, indices: Tensor) -> PseudoLabels:
         """Label a batch by its weak view.
 
         Parameters
         ----------
         weak_logits : Tensor of shape (B, C)
             Without gradient.
+        indices : Tensor of shape (B,), int64
+            Which images these are.
 
         Returns
         -------
@@ -186,7 +195,9 @@ class _Calibrator(Protocol):
 
     margin_matrix_: np.ndarray
 
-    def fit_from_predictions(self, image_features, text_features, labels, confidence, seen): ...
+    def fit_from_predictions(
+        self, image_features, text_features, labels, confidence, seen, proportions
+    ): ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,6 +234,11 @@ class CAPSelfTraining(SelfTraining):
         That largest number, as a share of the unlabeled images of an average class ...
     max_per_class : int
         ... and at most this.
+    prior : GaussianPrior or None, default=None
+        What other images say of each one, added to its weak view's logits. None is the paper.
+    proportions : ndarray of shape (C,) or None, default=None
+        How frequent the classes are, relative to equal ones: numbers of main samples and the
+        margin's tendency are measured against them. None is equally (the paper).
     """
 
     image_features: np.ndarray
@@ -239,6 +255,8 @@ class CAPSelfTraining(SelfTraining):
     ramp_fraction: float
     max_share: float
     max_per_class: int
+    prior: GaussianPrior | None = None
+    proportions: np.ndarray | None = None
 
     @property
     def n_classes(self) -> int:
@@ -254,23 +272,31 @@ class CAPSelfTraining(SelfTraining):
 
     def start(self) -> SelfTrainingState:
         """Choose ``D_PL`` (section 1): the images that each class is surest of."""
-        unlabeled = np.flatnonzero(self.labels == UNLABELED)
-        similarities = self.image_features[unlabeled] @ self.text_features[self.unseen].T
+        unlabeled, unseen = np.flatnonzero(self.labels == UNLABELED), self.unseen
+        similarities = self.image_features[unlabeled] @ self.text_features[unseen].T
+        logits, aligned = self.logit_scale * similarities, np.isin(unseen, self.aligned)
+        if self.prior is not None:
+            logits = self.prior(self.image_features[unlabeled])[:, unseen]
+            aligned[:] = False  # they are predicted like any other class
         chosen = top_k_pseudo_labels(
-            softmax(self.logit_scale * similarities, axis=1),
-            self.top_k,
+            softmax(logits, axis=1),
+            self._for_each_class(self.top_k)[unseen],
             similarities,
-            np.flatnonzero(np.isin(self.unseen, self.aligned)),
+            np.flatnonzero(aligned),
         )
         main_labels = np.full(len(self.labels), UNLABELED, dtype=np.int64)
         main_labels[unlabeled] = np.where(chosen == UNLABELED, UNLABELED, self.unseen[chosen])
         return SelfTrainingState.before_training(main_labels, self.n_classes)
 
-    def pseudo_label(self, weak_logits: Tensor) -> PseudoLabels:
+    def pseudo_label(self, weak_logits: Tensor, indices: Tensor) -> PseudoLabels:
         """Most probable class; the strong view trains on it above `tau` (section 3).
 
         In ``trzsl`` the probabilities are over the unseen classes alone.
         """
+        if self.prior is not None:
+            frozen = self.image_features[indices.cpu().numpy()]
+            posterior = self.prior(frozen, weak_logits.cpu().numpy())
+            weak_logits = torch.from_numpy(posterior).to(weak_logits.device)
         if not len(self.seen):
             confidence, labels = weak_logits.softmax(dim=1).max(dim=1)
         else:
@@ -300,15 +326,40 @@ class CAPSelfTraining(SelfTraining):
         state.confidence[drawn] = confidence[drawn]
         state.history.append(self._history_row(state, epoch, labels, confidence))
         state.epoch += 1
-        self.calibrator.fit_from_predictions(
-            self.image_features, self.text_features, labels, confidence, seen=self.seen
-        )
-        state.margin_matrix = np.asarray(self.calibrator.margin_matrix_, dtype=np.float32)
+        self._fit_margin(state, labels, confidence)
         if self.renew_every is not None and state.epoch % self.renew_every == 0:
-            target = self._main_sample_target(state.epoch)
+            target = self._for_each_class(self._main_sample_target(state.epoch))
             state.main_labels = renew_main_samples(state.main_labels, labels, confidence, target)
 
+    def label_untrained(self, state: SelfTrainingState) -> None:
+        """Label the images, and fit the margin, by what is known without any training.
+
+        Parameters
+        ----------
+        state : SelfTrainingState
+            Changed: its labels, their confidence and the margin.
+        """
+        unlabeled = np.flatnonzero(self.labels == UNLABELED)
+        logits = self.logit_scale * self.image_features[unlabeled] @ self.text_features.T
+        pseudo = self.pseudo_label(torch.from_numpy(logits), torch.from_numpy(unlabeled))
+        state.pseudo_labels[unlabeled] = pseudo.labels.numpy()
+        state.confidence[unlabeled] = pseudo.confidence.numpy()
+        self._fit_margin(state, state.pseudo_labels, state.confidence)
+
     # -- parts of them
+
+    def _fit_margin(
+        self, state: SelfTrainingState, labels: np.ndarray, confidence: np.ndarray
+    ) -> None:
+        self.calibrator.fit_from_predictions(
+            self.image_features,
+            self.text_features,
+            labels,
+            confidence,
+            seen=self.seen,
+            proportions=self.proportions,
+        )
+        state.margin_matrix = np.asarray(self.calibrator.margin_matrix_, dtype=np.float32)
 
     def _predictions_by_image(self, epoch: EpochPredictions) -> tuple[np.ndarray, np.ndarray]:
         """The last prediction of each image that the epoch drew, -1 for the others."""
@@ -317,6 +368,12 @@ class CAPSelfTraining(SelfTraining):
         labels[epoch.indices] = epoch.labels
         confidence[epoch.indices] = epoch.confidence
         return labels, confidence
+
+    def _for_each_class(self, n_images: int) -> np.ndarray:
+        """A number of images of an average class, as one for each class, at least 1."""
+        if self.proportions is None:
+            return np.full(self.n_classes, n_images)
+        return np.maximum(np.rint(n_images * self.proportions), min(1, n_images)).astype(np.int64)
 
     def _main_sample_target(self, epoch: int) -> int:
         return main_sample_target(
@@ -353,28 +410,3 @@ class CAPSelfTraining(SelfTraining):
             "margin_mean": float(off_diagonal.mean()),
             "margin_max": float(off_diagonal.max()),
         }
-
-
-def class_balance(counts: np.ndarray) -> float:
-    """Entropy of the share of each class, relative to that of equal shares.
-
-    Parameters
-    ----------
-    counts : ndarray of shape (C,)
-        Number of pseudolabels of each class.
-
-    Returns
-    -------
-    float
-        1 where all classes are equally frequent, 0 where there is only one, or none.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> class_balance(np.array([1, 1, 0, 0]))
-    0.5
-    """
-    if len(counts) < 2 or not counts.any():
-        return 0.0
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum() / np.log(len(counts)))

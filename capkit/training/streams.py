@@ -90,9 +90,9 @@ class ThreeStreams:
     """Batches of one epoch; skorch's ``iterator_train``.
 
     A batch is ``(inputs, targets)``, two dictionaries. ``inputs`` has the keyword arguments of
-    :class:`~capkit.training.module.DualAdapterModule`: ``weak``, ``strong`` and, where there are
-    such images, ``main`` and ``labeled``. ``targets`` has what these two learn, and the indices
-    of the unlabeled images of the two views as ``unlabeled``.
+    :class:`~capkit.training.module.DualAdapterModule`: ``weak``, ``strong``, the indices of the
+    unlabeled images of these two views as ``unlabeled`` and, where there are such images,
+    ``main`` and ``labeled``. ``targets`` has what these two learn, and ``unlabeled`` again.
 
     Parameters
     ----------
@@ -150,6 +150,7 @@ class ThreeStreams:
                 "weak": self.images[weak],
                 "strong": self._strong(unlabeled[step], epoch, step),
             }
+            inputs["unlabeled"] = torch.from_numpy(weak)
             targets = {"unlabeled": weak}
             if main.size:
                 rows = main[step, self.part]

@@ -129,6 +129,7 @@ class AdapterTuning(Tuning):
     name: ClassVar[str] = "adapter"
     # Nothing but adapters is trained, so they have to be on.
     inference_modes: ClassVar[tuple[str, ...]] = ("main", "pseudo", "ensemble")
+    small_steps: ClassVar[bool] = True
 
     _parameter_constraints: ClassVar[dict] = {
         **Tuning._parameter_constraints,

@@ -59,10 +59,13 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         What ``CAPClassifier(tuning=...)`` takes.
     inference_modes : tuple of str
         Ways to predict that use nothing but what was trained.
+    small_steps : bool
+        Whether a step is too small to gain from threads.
     """
 
     name: ClassVar[str]
     inference_modes: ClassVar[tuple[str, ...]]
+    small_steps: ClassVar[bool] = False
 
     adapter_dim: int
     adapter_weight: float
