@@ -37,7 +37,7 @@ from capkit.persistence import SavedModel, read_model, write_model
 from capkit.renewal import MainSampleRenewal
 from capkit.space import ConceptSpace
 from capkit.training.checkpoint import CHECKPOINT_NAME, digest, plain, read_fingerprint
-from capkit.training.module import INFERENCE_MODES
+from capkit.training.module import INFERENCE_MODES, DualAdapterModule
 from capkit.training.run import TrainingTask, check_devices, train
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
 from capkit.training.streams import TrainingImages
@@ -367,33 +367,42 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             state = self_training.start()
             self_training.label_untrained(state)
         else:
-            built = tuning.build(space, device=str(device), n_jobs=self._make_encoder().n_jobs)
-            state, module = train(
-                TrainingTask(
-                    schedule=tuning.schedule(),
-                    seed=seed,
-                    images=TrainingImages(built.inputs, labels),
-                    strong_view=built.strong_view,
-                    load_encoder=built.load_encoder,
-                    logit_scale=space.logit_scale,
-                    adapter_dim=tuning.adapter_dim,
-                    adapter_weight=tuning.adapter_weight,
-                    self_training=self_training,
-                    fingerprint=self._fingerprint(
-                        space, labels, self_training, calibrator, tuning, seed
-                    ),
-                    device=str(device),
-                    checkpoint_dir=self.checkpoint_dir,
-                    n_devices=self.n_devices,
-                    one_thread=tuning.small_steps,
-                    verbose=self.verbose,
-                )
-            )
+            state, module = self._train(space, labels, tuning, self_training, calibrator)
             model = AdaptedModel.from_training(space, prior, module, tuning)
         self._keep(space, labels, state, model)
         confident = (state.confidence > calibrator.tau) & (labels == UNLABELED)
         self.pseudo_labels_ = np.where(confident, state.pseudo_labels, UNLABELED)
         self.temperature_ = self._find_temperature(space, labels)
+
+    def _train(
+        self,
+        space: ConceptSpace,
+        labels: np.ndarray,
+        tuning: Tuning,
+        self_training: CAPSelfTraining,
+        calibrator: MarginCalibrator,
+    ) -> tuple[SelfTrainingState, DualAdapterModule]:
+        encoder = self._make_encoder()
+        device = str(resolve_device(encoder.device))
+        built = tuning.build(space, device=device, n_jobs=encoder.n_jobs)
+        task = TrainingTask(
+            schedule=tuning.schedule(),
+            seed=self.seed_,
+            images=TrainingImages(built.inputs, labels),
+            strong_view=built.strong_view,
+            load_encoder=built.load_encoder,
+            logit_scale=space.logit_scale,
+            adapter_dim=tuning.adapter_dim,
+            adapter_weight=tuning.adapter_weight,
+            self_training=self_training,
+            fingerprint=self._fingerprint(space, labels, self_training, calibrator, tuning),
+            device=device,
+            checkpoint_dir=self.checkpoint_dir,
+            n_devices=self.n_devices,
+            one_thread=tuning.small_steps,
+            verbose=self.verbose,
+        )
+        return train(task)
 
     def _choose_seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -443,7 +452,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             stage = GaussianTransduction(class_prior=self.class_prior)
         else:
             stage = clone(self.pseudo_labels)
-        return stage.set_params(unseen_only=self.paradigm == "trzsl")
+        return stage.set_params(paradigm=self.paradigm)
 
     def _choose_prior(self, space: ConceptSpace) -> GaussianPrior | None:
         """What other images say of each one; None in the paper's way."""
@@ -525,7 +534,6 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         self_training: CAPSelfTraining,
         calibrator: MarginCalibrator,
         tuning: Tuning,
-        seed: int,
     ) -> dict[str, Any]:
         """What decides how a training goes, to compare a checkpoint by; each part by its name."""
         aligned = None if space.alignment is None else space.alignment.aligned
@@ -539,7 +547,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             "paradigm": self.paradigm,
             "tuning": tuning.name,
             "top_k": self.top_k,
-            "seed": seed,
+            "seed": self.seed_,
             "renewal": self._choose_renewal().get_params(),
             "proportions": self_training.proportions,
             **tuning.get_params(),
@@ -579,6 +587,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             predicted = model.logits(space, self._inference(), self._reader()).argmax(axis=1)
             return np.where(labels == UNLABELED, predicted, labels)
 
+        transduction = None if model.prior is None else space.transduction
         trained = labels_by(model) if model.weights else None
         zero_shot = np.where(labels == UNLABELED, space.predict(), labels)
         self.adaptation_report_ = report = judge(
@@ -586,7 +595,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             zero_shot,
             zero_shot if model.prior is None else labels_by(model.untrained()),
             trained,
-            None if space.transduction is None else space.transduction.report,
+            None if transduction is None else transduction.report,
             n_classes=space.n_classes,
             guarded=self._guarded,
         )

@@ -21,9 +21,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._threads import one_thread
-from capkit._validation import UNLABELED
+from capkit._validation import UNLABELED, LabelCodec
 from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
-from capkit.exceptions import AdaptationWarning
+from capkit.exceptions import AdaptationWarning, LabelError
 from capkit.gaussians import (
     cluster_separation,
     evidence_temperature,
@@ -81,8 +81,9 @@ class GaussianTransduction(ConceptStage):
     class_prior : "estimated", "equal" or array-like of shape (n_classes,), default="estimated"
         Proportions of the classes among the images: estimated from them, equal, or known, in the
         order of the class names.
-    unseen_only : bool, default=False
-        Whether unlabeled images belong to none of the labeled classes, as in "trzsl".
+    paradigm : {"ul", "ssl", "trzsl"}, default="ul"
+        How labels are used. ``"ul"``: not at all. ``"ssl"``: a labeled image counts for its class
+        alone. ``"trzsl"``: so it does, and unlabeled images belong to none of the labeled classes.
     guard : bool, default=True
         Whether to hold the Gaussians back where their labels are not to be believed.
     max_iter : int, default=15
@@ -145,7 +146,7 @@ class GaussianTransduction(ConceptStage):
         "kappa": [Interval(Real, 0, None, closed="neither")],
         "shrinkage": [Interval(Real, 0, 1, closed="both")],
         "class_prior": [StrOptions({"estimated", "equal"}), "array-like"],
-        "unseen_only": ["boolean"],
+        "paradigm": [StrOptions({"ul", "ssl", "trzsl"})],
         "guard": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
     }
@@ -155,14 +156,14 @@ class GaussianTransduction(ConceptStage):
         kappa=3.0,
         shrinkage=0.75,
         class_prior="estimated",
-        unseen_only=False,
+        paradigm="ul",
         guard=True,
         max_iter=15,
     ):
         self.kappa = kappa
         self.shrinkage = shrinkage
         self.class_prior = class_prior
-        self.unseen_only = unseen_only
+        self.paradigm = paradigm
         self.guard = guard
         self.max_iter = max_iter
 
@@ -173,8 +174,9 @@ class GaussianTransduction(ConceptStage):
         Parameters
         ----------
         X : ConceptSpace
-        y : array-like of shape (n_images,), dtype int, or None, default=None
-            Known classes as indices, -1 where unknown; a known class is not changed.
+        y : sequence of length n_images or None, default=None
+            Class names or indices, -1 or None where unknown; a known class is not changed. Not
+            looked at where the paradigm is ``"ul"``.
 
         Returns
         -------
@@ -183,14 +185,18 @@ class GaussianTransduction(ConceptStage):
         Raises
         ------
         ValueError
-            If `class_prior` or `y` do not fit the space.
+            If `class_prior` does not fit the space.
+        LabelError
+            If `y` does not.
         """
         space = check_concept_space(X, self, min_images=1)
-        known = _check_labels(y, len(space), space.n_classes)
+        known = np.full(len(space), UNLABELED, dtype=np.int64)
+        if self.paradigm != "ul":
+            _, known = LabelCodec.from_labels(y, space.class_names, len(space))
         rounds = _Rounds(
             space,
             known,
-            possible=_possible_classes(known, space.n_classes, self.unseen_only),
+            possible=_possible_classes(known, space.n_classes, self.paradigm),
             log_prior=check_class_prior(self.class_prior, space.n_classes),
             kappa=self.kappa,
             shrinkage=self.shrinkage,
@@ -507,29 +513,17 @@ def _judge(rounds: _Rounds, fitted: _Fitted, strength: float) -> AdaptationStep:
     return step
 
 
-def _possible_classes(known: np.ndarray, n_classes: int, unseen_only: bool) -> np.ndarray:
+def _possible_classes(known: np.ndarray, n_classes: int, paradigm: str) -> np.ndarray:
     """Whether an unlabeled image can be of each class."""
     possible = np.ones(n_classes, dtype=bool)
-    if unseen_only:
+    if paradigm == "trzsl":
         possible[known[known != UNLABELED]] = False
         if not possible.any() and (known == UNLABELED).any():
-            raise ValueError(
-                "unseen_only=True leaves the unlabeled images no class: every class is labeled."
+            raise LabelError(
+                "paradigm='trzsl' expected classes without any label, to which the unlabeled "
+                f"images belong; all {n_classes} have one."
             )
     return possible
-
-
-def _check_labels(y: object, n_images: int, n_classes: int) -> np.ndarray:
-    if y is None:
-        return np.full(n_images, UNLABELED, dtype=np.int64)
-    labels = np.asarray(y)
-    valid = labels.shape == (n_images,) and labels.dtype.kind in "iu"
-    if not valid or labels.min() < UNLABELED or labels.max() >= n_classes:
-        raise ValueError(
-            f"expected y as {n_images} integers from -1, for an unknown class, to "
-            f"{n_classes - 1}, got shape {labels.shape} and type {labels.dtype}."
-        )
-    return labels.astype(np.int64)
 
 
 def check_class_prior(class_prior: object, n_classes: int) -> np.ndarray | None:

@@ -313,7 +313,7 @@ def test_a_pipeline_with_the_stage_equals_the_classifier_alone(paradigm, size):
     stages = make_pipeline(
         MismatchDetector(random_state=0),
         ConceptAligner(random_state=0),
-        GaussianTransduction(unseen_only=paradigm == "trzsl"),
+        GaussianTransduction(paradigm=paradigm),
         cap(paradigm, tuning=tuning),
     )
     last = stages.fit(problem.space, y)[-1]
@@ -352,7 +352,7 @@ def test_unlabeled_images_never_get_a_seen_class(size):
         assert (labels[labeled] == -1).all()
         assert (labels >= 0).any()
     assert not np.isin(classifier.transduction_.labels_[~labeled], seen).any()
-    assert classifier.transduction_.unseen_only
+    assert classifier.transduction_.paradigm == "trzsl"
 
 
 # -- temperature
@@ -456,4 +456,4 @@ def test_fits_and_predictions_leave_the_parameters_alone(problem):
     assert classifier.class_prior is prior and prior.tolist() == [1, 2, 3, 4, 5, 6]
     y = np.where(problem.target == 0, 0, -1)
     cap("trzsl", pseudo_labels=given, tuning=AdapterTuning(epochs=1)).fit(problem.space, y)
-    assert given.unseen_only is False
+    assert given.paradigm == "ul"

@@ -393,7 +393,7 @@ def test_a_huge_class_that_is_divided_among_the_small_ones_is_held_back(seed):
 def test_labeled_images_that_are_found_better_speak_for_it(seed):
     problem = few_images(seed)
     y = np.where(np.arange(960) % 2 == 0, problem.target, -1)
-    stage = GaussianTransduction().fit(problem.space, y)
+    stage = GaussianTransduction(paradigm="ssl").fit(problem.space, y)
     (step,) = stage.report_.steps
     assert step.kept
     assert step.reason.endswith("more labeled images right than zero-shot does")
@@ -406,7 +406,7 @@ def test_labeled_images_that_are_found_better_speak_for_it(seed):
 def test_labeled_images_are_no_change():
     problem = make_concept_space(n_mismatched=0, text_noise=0.8, random_state=0)
     y = np.where(np.arange(1000) % 2 == 0, problem.target, -1)
-    stage = GaussianTransduction().fit(problem.space, y)
+    stage = GaussianTransduction(paradigm="ssl").fit(problem.space, y)
     unlabeled = y < 0
     changed = stage.labels_ != problem.space.predict()
     assert stage.report_.n_changed == changed[unlabeled].sum() < changed.sum()
@@ -417,47 +417,47 @@ def test_labeled_images_are_no_change():
 
 @pytest.mark.parametrize("guard", [True, False])
 @SEEDS
-def test_unseen_only_gives_an_unlabeled_image_no_labeled_class(seed, guard):
+def test_trzsl_gives_an_unlabeled_image_no_labeled_class(seed, guard):
     problem = make_concept_space(n_mismatched=0, text_noise=1.2, random_state=seed)
     y = np.where((problem.target < 12) & (np.arange(1000) % 3 > 0), problem.target, -1)
-    stage = GaussianTransduction(unseen_only=True, guard=guard).fit(problem.space, y)
+    stage = GaussianTransduction(paradigm="trzsl", guard=guard).fit(problem.space, y)
     assert (stage.labels_[y < 0] >= 12).all()
     np.testing.assert_array_equal(stage.labels_[y >= 0], y[y >= 0])
-    free = GaussianTransduction(guard=guard).fit(problem.space, y)
+    free = GaussianTransduction(paradigm="ssl", guard=guard).fit(problem.space, y)
     assert (free.labels_[y < 0] < 12).any()
 
 
-def test_unseen_only_helps_where_it_is_true():
+def test_trzsl_helps_where_it_is_true():
     problem = make_concept_space(n_mismatched=0, text_noise=1.2, random_state=0)
     y = np.where(problem.target < 10, problem.target, -1)
     found = {
-        unseen_only: accuracy(
-            GaussianTransduction(unseen_only=unseen_only).fit(problem.space, y).labels_, problem
+        paradigm: accuracy(
+            GaussianTransduction(paradigm=paradigm).fit(problem.space, y).labels_, problem
         )
-        for unseen_only in (False, True)
+        for paradigm in ("ssl", "trzsl")
     }
-    assert found[True] > found[False]
+    assert found["trzsl"] > found["ssl"]
 
 
-def test_unseen_only_holds_back_to_zero_shot_among_the_unseen_classes():
+def test_trzsl_holds_back_to_zero_shot_among_the_unseen_classes():
     problem = few_images(0)
     y = np.full(960, -1)
     y[np.flatnonzero(problem.target == 0)[:1]] = 0
-    stage = held_back(problem, y, unseen_only=True)
+    stage = held_back(problem, y, paradigm="trzsl")
     among_unseen = 1 + problem.space.logits()[:, 1:].argmax(axis=1)
     np.testing.assert_array_equal(stage.labels_, np.where(y == 0, 0, among_unseen))
 
 
-def test_unseen_only_needs_a_class_that_is_not_labeled():
+def test_trzsl_needs_a_class_that_is_not_labeled():
     problem = make_concept_space(100, 4, n_mismatched=0, random_state=0)
     y = np.where(np.arange(100) < 50, problem.target, -1)
-    with pytest.raises(ValueError, match="leaves the unlabeled images no class"):
-        GaussianTransduction(unseen_only=True).fit(problem.space, y)
-    stage = GaussianTransduction(unseen_only=True).fit(problem.space, problem.target)
+    with pytest.raises(ValueError, match="expected classes without any label"):
+        GaussianTransduction(paradigm="trzsl").fit(problem.space, y)
+    stage = GaussianTransduction(paradigm="trzsl").fit(problem.space, problem.target)
     np.testing.assert_array_equal(stage.labels_, problem.target)
 
 
-@pytest.mark.parametrize(("name", "value"), [("guard", "yes"), ("unseen_only", 2)])
+@pytest.mark.parametrize(("name", "value"), [("guard", "yes"), ("paradigm", "labels")])
 def test_switches_are_checked_at_fit(name, value):
     with pytest.raises(ValueError, match=f"The '{name}' parameter of GaussianTransduction"):
         GaussianTransduction(**{name: value}).fit(few_images(0).space)

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from capkit import ConceptAligner, ConceptSpace, GaussianTransduction, MismatchDetector
 from capkit import transduction as module
 from capkit.datasets import make_concept_space
+from capkit.exceptions import LabelError
 from capkit.gaussians import gaussian_log_evidence, text_log_probabilities
 
 
@@ -92,7 +93,8 @@ def test_fit_is_the_literal_form(logit_scale, max_iter):
 def test_fit_with_labels_is_the_literal_form(max_iter, unseen_only):
     problem = planted(logit_scale=20.0)
     y = np.where((problem.target < 4) & (np.arange(300) % 5 == 0), problem.target, -1)
-    fitted = GaussianTransduction(guard=False, max_iter=max_iter, unseen_only=unseen_only)
+    paradigm = "trzsl" if unseen_only else "ssl"
+    fitted = GaussianTransduction(guard=False, max_iter=max_iter, paradigm=paradigm)
     assert_is_literal(fitted.fit(problem.space, y), problem.space, y, unseen_only=unseen_only)
 
 
@@ -188,7 +190,7 @@ def test_a_labeled_image_keeps_its_class_and_helps_the_others():
     problem = planted(text_noise=1.2, n_images=400)
     y = np.where(np.arange(400) % 4 == 0, problem.target, -1)
     plain = GaussianTransduction().fit(problem.space).labels_
-    helped = GaussianTransduction().fit(problem.space, y).labels_
+    helped = GaussianTransduction(paradigm="ssl").fit(problem.space, y).labels_
     assert (helped[y >= 0] == y[y >= 0]).all()
     unlabeled = y < 0
     assert (helped == problem.target)[unlabeled].mean() > (plain == problem.target)[
@@ -218,8 +220,23 @@ def test_proportions_that_cannot_be_are_refused(class_prior):
 
 @pytest.mark.parametrize("y", [[0, 1], np.full(300, 8), np.full(300, -2), ["a"] * 300])
 def test_labels_that_cannot_be_are_refused(y):
-    with pytest.raises(ValueError, match="expected y as 300 integers"):
-        GaussianTransduction().fit(planted().space, y)
+    with pytest.raises(LabelError):
+        GaussianTransduction(paradigm="ssl").fit(planted().space, y)
+
+
+def test_labels_may_be_names_and_are_not_looked_at_without_a_paradigm_for_them():
+    problem = planted()
+    y = np.where(np.arange(300) % 4 == 0, problem.target, -1)
+    names = [problem.space.class_names[label] if label >= 0 else None for label in y]
+    by_index = GaussianTransduction(paradigm="ssl").fit(problem.space, y)
+    by_name = GaussianTransduction(paradigm="ssl").fit(problem.space, names)
+    np.testing.assert_array_equal(by_index.means_, by_name.means_)
+    np.testing.assert_array_equal(by_index.labels_[y >= 0], y[y >= 0])
+    ignoring = GaussianTransduction().fit(problem.space, y)
+    np.testing.assert_array_equal(
+        ignoring.means_, GaussianTransduction().fit(problem.space).means_
+    )
+    assert np.abs(ignoring.means_ - by_index.means_).max() > 1e-3
 
 
 # -- as a stage

@@ -117,7 +117,8 @@ class GaussianTransductionClassifier(ImageClassifier):
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
         given = GaussianTransduction() if self.transduction is None else self.transduction
-        self.transduction_ = clone(given).fit(space, labels)
+        paradigm = "ssl" if self.use_labels else "ul"
+        self.transduction_ = clone(given).set_params(paradigm=paradigm).fit(space, labels)
         self.text_features_ = space.text_features
         result = self.transduction_.transform(space).transduction
         self._prior = GaussianPrior(
