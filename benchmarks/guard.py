@@ -14,7 +14,7 @@ each number that needs no label predicts harm by the unguarded way, among the pr
 changes a label: area under the ROC curve, 0.5 where it says nothing. "agreement" is the share of
 images that two fits, each on one half of the images, label alike.
 
-Seeds start at 1000: with seeds below 200 the thresholds of the guard were chosen. Only the shape
+Seeds start at 2000: with seeds below 1150 the thresholds of the guard were chosen. Only the shape
 of the features is planted, after that of CLIP's; real ones are in real_features.py.
 """
 
@@ -33,7 +33,7 @@ from capkit.baselines import GaussianTransductionClassifier
 from capkit.guard import change_clarity
 from capkit.pseudolabels import class_balance
 
-FIRST_SEED = 1000
+FIRST_SEED = 2000
 N_FEATURES = 256
 MOST_IMAGES = 6000
 HARM = 1.0  # points

@@ -2,7 +2,7 @@
 The stages in a pipeline
 ========================
 
-:class:`~capkit.CAPClassifier` runs four stages before it trains. In a
+:class:`~capkit.CAPClassifier` runs five stages before it trains. In a
 :class:`~sklearn.pipeline.Pipeline` they can be looked at, replaced, and kept between fits.
 """
 
@@ -18,6 +18,7 @@ from capkit import (
     CAPClassifier,
     CLIPEncoder,
     ConceptAligner,
+    GaussianTransduction,
     MarginCalibrator,
     MismatchDetector,
 )
@@ -36,6 +37,7 @@ pipeline = Pipeline(
         ("encode", CLIPEncoder(backbone="glyph", class_names=train.class_names)),
         ("detect", MismatchDetector(random_state=0)),
         ("align", ConceptAligner()),
+        ("transduce", GaussianTransduction()),
         ("calibrate", MarginCalibrator()),
         ("cap", CAPClassifier(tuning=AdapterTuning(epochs=10), random_state=0)),
     ],

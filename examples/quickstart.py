@@ -61,10 +61,12 @@ model.fit(train.images, class_names=names)
 after = model.predict(test.images)
 
 # %%
-# These classes were mismatched, and this is their new text:
+# Mismatched classes and their new text, and what adaptation was found to be worth, which is told
+# from the images alone:
 
-for name in model.mismatched_names_:
-    print(f"{name}: {model.descriptions_[name]}")
+for name, description in model.descriptions_.items():
+    print(f"{name}: {description}")
+print(model.adaptation_report_)
 
 # %%
 # What each part is worth
