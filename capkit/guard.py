@@ -2,8 +2,9 @@
 
 An image whose label changed is compared with the classes of other images, which it had no part
 in: how much nearer is it to its new class than to its old one? Where classes are real, as much
-nearer as classes are usually apart; where a large class is only divided among small ones, or
-where images are too few to tell, hardly. Not in the paper.
+nearer as classes are usually apart; where images are too few to tell, hardly. And where the old
+labels are most of one class, new ones must not be more even: a part of a large class looks like a
+class too. Not in the paper.
 """
 
 from __future__ import annotations
@@ -336,8 +337,8 @@ def judge(
     final = gaussian
     if trained is None:
         reason = (
-            f"trust {trust:.2f} is below {LEAST_TRUST_TO_TRAIN}, as there are few images of "
-            "each class"
+            f"there is too little to train on, as trust {trust:.2f} is below "
+            f"{LEAST_TRUST_TO_TRAIN}"
         )
         steps.append(AdaptationStep("training", 0, 0.0, False, reason))
     else:

@@ -112,7 +112,7 @@ def test_where_images_do_not_carry_a_training_the_step_says_so():
     assert (report.kept, report.trust, report.n_changed) == ("gaussian", 0.5, 4)
     step = report.steps[-1]
     assert (step.name, step.n_changed, step.kept) == ("training", 0, False)
-    assert "trust 0.50 is below 0.35, as there are few images of each class" in step.reason
+    assert "too little to train on, as trust 0.50 is below 0.35" in step.reason
     assert report.is_doubtful
 
 
