@@ -487,3 +487,24 @@ def test_embedded_model_comes_through_the_same_loader():
     assert isinstance(files, BackboneFiles) and files.identity == backbone.identity
     one, other = backbone.encode_texts(["digit zero", "digit one"])
     assert float(one @ other) < 0.99
+
+
+@pytest.mark.parametrize("source", [{}, {"hf_tokenizer_name": "some/tokenizer"}])
+def test_a_configuration_cannot_make_a_tokenizer_run_code(tmp_path, monkeypatch, source):
+    def not_reached(*args, **kwargs):
+        raise AssertionError("something of the model was built")
+
+    text_cfg = {**CONFIG["text_cfg"], **source, "tokenizer_kwargs": {"trust_remote_code": True}}
+    config = {"model_cfg": {**CONFIG, "text_cfg": text_cfg}}
+    path = save_checkpoint(tmp_path, make_model(), config=config)
+    for name in ("HFTokenizer", "SimpleTokenizer", "CLIP", "CustomTextCLIP"):
+        monkeypatch.setattr(f"capkit.backbones.loading.{name}", not_reached)
+    with pytest.raises(BackboneMismatchError, match="gives its tokenizer trust_remote_code"):
+        load_backbone(path)
+
+
+def test_a_configuration_may_say_how_texts_are_cleaned(tmp_path):
+    text_cfg = {**CONFIG["text_cfg"], "tokenizer_kwargs": {"clean": "whitespace"}}
+    config = {"model_cfg": {**CONFIG, "text_cfg": text_cfg}}
+    path = save_checkpoint(tmp_path, make_model(), config=config)
+    assert load_backbone(path).embed_dim == CONFIG["embed_dim"]

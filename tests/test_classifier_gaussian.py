@@ -180,7 +180,10 @@ def test_proportions_may_be_counts(problem):
 def test_with_few_images_a_class_nothing_is_trained_and_a_warning_says_so():
     problem = few_images()
     classifier = cap()
-    with pytest.warns(AdaptationWarning, match="training: not kept; there is too little to train on, as trust 0.1") as caught:
+    with pytest.warns(
+        AdaptationWarning,
+        match="training: not kept; there is too little to train on, as trust 0.1",
+    ) as caught:
         classifier.fit(problem.space)
     assert [warning.filename for warning in caught] == [__file__]
     assert str(caught[0].message) == str(classifier.adaptation_report_)

@@ -29,6 +29,11 @@ __all__ = ["BackboneFiles", "build_backbone"]
 
 # What OpenAI's archives hold beside the weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
+# What text_cfg.tokenizer_kwargs may say. What else it says would reach transformers, where
+# "trust_remote_code" runs code that comes with the tokenizer.
+_TOKENIZER_OPTIONS = frozenset(
+    {"additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token"}
+)
 _SHOWN_KEYS = 5
 _CHUNK_BYTES = 2**20
 
@@ -96,6 +101,7 @@ def build_backbone(
         If the configuration describes no model, or another one than the weights belong to.
     """
     model_cfg = copy.deepcopy(files.config["model_cfg"])
+    _check_tokenizer_options(model_cfg["text_cfg"], files.name)
     try:
         with seeded(0):  # the first weights are replaced: that they are drawn must not show
             model = _build_model(model_cfg, files.config.get("conv_stem"))
@@ -118,6 +124,18 @@ def build_backbone(
         embed_dim=model_cfg["embed_dim"],
         device=device,
     )
+
+
+def _check_tokenizer_options(text_cfg: Mapping[str, Any], name: str) -> None:
+    """Refuse options that are not known to be harmless: others can make a tokenizer run code."""
+    options = text_cfg.get("tokenizer_kwargs") or {} if isinstance(text_cfg, Mapping) else {}
+    unknown = sorted(set(options) - _TOKENIZER_OPTIONS)
+    if unknown:
+        raise BackboneMismatchError(
+            f"the configuration of {name!r} gives its tokenizer {_shorten(unknown)}; only "
+            f"{', '.join(sorted(_TOKENIZER_OPTIONS))} are taken from a file. Remove the others "
+            "from text_cfg.tokenizer_kwargs."
+        )
 
 
 def _build_model(model_cfg: dict[str, Any], conv_stem: list[int] | None) -> Any:
