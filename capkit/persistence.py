@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -18,7 +19,7 @@ from capkit._files import write_atomically
 __all__ = ["SavedModel", "read_model", "write_model"]
 
 _FORMAT = 3
-_METADATA_KEY = "capkit"
+_METADATA_KEY, _DIGEST_KEY = "capkit", "blake2b"
 
 
 class SavedModel(NamedTuple):
@@ -68,7 +69,9 @@ def write_model(
         "values": _encode_parameters(model.values, "", [], estimators),
     }
     arrays = {name: np.ascontiguousarray(value) for name, value in model.arrays.items()}
-    write_atomically(path, save(arrays, metadata={_METADATA_KEY: json.dumps(header)}))
+    content = json.dumps(header)
+    metadata = {_METADATA_KEY: content, _DIGEST_KEY: _digest(content, arrays)}
+    write_atomically(path, save(arrays, metadata=metadata))
     return left_out
 
 
@@ -90,11 +93,12 @@ def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimato
     FileNotFoundError
         If there is no file.
     ValueError
-        If the file is not a saved model, of another format, or names another class.
+        If the file is not a saved model, damaged, of another format, or names another class.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[_METADATA_KEY])
+            metadata = file.metadata() or {}
+            header = json.loads(metadata[_METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = header["format"]
         known = found == _FORMAT and {"parameters", "values"} <= header.keys()
@@ -109,12 +113,27 @@ def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimato
             f"{os.fspath(path)} is not a classifier that capkit {capkit.__version__} can read "
             f"(format {found}, expected {_FORMAT})."
         )
+    if metadata.get(_DIGEST_KEY) != _digest(metadata[_METADATA_KEY], arrays):
+        raise ValueError(
+            f"{os.fspath(path)} is damaged: its content is not what was written. Get it again "
+            "from where it came from, or fit and save anew."
+        )
     classes = {cls.__name__: cls for cls in estimators}
     parameters, values = (
         {name: _decode(value, classes) for name, value in header[part].items()}
         for part in ("parameters", "values")
     )
     return SavedModel(parameters, values, arrays)
+
+
+def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of all that a file says, so that no flipped bit passes for a model."""
+    state = hashlib.blake2b(content.encode(), digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
 
 
 def _encode_parameters(

@@ -1,6 +1,7 @@
 """Tests of saving and loading a fitted CAPClassifier."""
 
 import dataclasses
+import hashlib
 import json
 import pickle
 import warnings
@@ -65,6 +66,16 @@ def read(path):
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["capkit"])
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def write(path, header, arrays):
+    """A file that says something else, and whose digest is right."""
+    content = json.dumps(header)
+    digest = hashlib.blake2b(content.encode(), digest_size=16)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    save_file(arrays, path, metadata={"capkit": content, "blake2b": digest.hexdigest()})
 
 
 def parameters_of(estimator):
@@ -245,7 +256,7 @@ def test_a_loaded_classifier_refuses_another_backbone(random_backbone, images, p
     quick(backbone=random_backbone, class_names=NAMES).fit(images).save(path)
     header, arrays = read(path)
     header["values"]["backbone_id_"] = "0" * 64
-    save_file(arrays, path, metadata={"capkit": json.dumps(header)})
+    write(path, header, arrays)
     with pytest.raises(BackboneMismatchError, match="fingerprint 000000000000"):
         CAPClassifier.load(path).predict(images)
 
@@ -257,7 +268,7 @@ def test_a_file_cannot_choose_what_is_built(fitted, path, part, name):
     fitted.save(path)
     header, arrays = read(path)
     header[part][name] = {"estimator": "os.system", "parameters": {"command": ""}}
-    save_file(arrays, path, metadata={"capkit": json.dumps(header)})
+    write(path, header, arrays)
     with pytest.raises(ValueError, match=r"os\.system"):
         CAPClassifier.load(path)
 
@@ -275,7 +286,7 @@ def test_other_files_are_refused(path, content):
 def test_another_format_is_refused(fitted, path, found):
     fitted.save(path)
     header, arrays = read(path)
-    save_file(arrays, path, metadata={"capkit": json.dumps(header | {"format": found})})
+    write(path, header | {"format": found}, arrays)
     with pytest.raises(ValueError, match=f"format {found}, expected 3"):
         CAPClassifier.load(path)
 
@@ -306,3 +317,13 @@ def test_a_failed_save_keeps_the_older_file(fitted, path, monkeypatch):
 def test_loads_onto_the_device_that_is_named(fitted, path):
     fitted.save(path)
     assert CAPClassifier.load(path, device="cpu").device == "cpu"
+
+
+@pytest.mark.parametrize("place", np.linspace(0.3, 0.999, 12))
+def test_a_flipped_bit_is_an_error(fitted, path, place):
+    fitted.save(path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        CAPClassifier.load(path)

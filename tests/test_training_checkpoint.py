@@ -1,5 +1,7 @@
 """Tests of the training's checkpoint."""
 
+import hashlib
+import io
 import os
 
 import numpy as np
@@ -139,10 +141,18 @@ class Evil:
         return os.system, ("touch executed",)
 
 
+def write_sealed(content, path):
+    """A file of something else, whose digest is right."""
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    whole = stream.getvalue()
+    path.write_bytes(whole + hashlib.blake2b(whole, digest_size=16).digest())
+
+
 def test_reading_executes_nothing(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path.parent.mkdir()
-    torch.save({"format": Evil()}, path)
+    write_sealed({"format": Evil()}, path)
     with pytest.raises(CheckpointError, match="damaged"):
         read_fingerprint(path)
     assert not (tmp_path / "executed").exists()
@@ -150,8 +160,8 @@ def test_reading_executes_nothing(path, tmp_path, monkeypatch):
 
 def test_another_format_is_named(path):
     path.parent.mkdir()
-    torch.save({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="format 99, expected 2: by another version"):
+    write_sealed({"format": 99}, path)
+    with pytest.raises(CheckpointError, match="format 99, expected 3: by another version"):
         read_fingerprint(path)
 
 
@@ -173,3 +183,13 @@ def test_digest_tells_arrays_apart():
     array = np.arange(6.0).reshape(2, 3)
     assert digest(array) == digest(np.asfortranarray(array))
     assert digest(array) != digest(array[::-1])
+
+
+@pytest.mark.parametrize("place", np.linspace(0.0, 0.999, 12))
+def test_a_flipped_bit_is_an_error(path, place):
+    write_checkpoint(path, *make_training(torch.optim.SGD), FINGERPRINT)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path, *make_training(torch.optim.SGD), FINGERPRINT)

@@ -32,7 +32,7 @@ __all__ = [
 #: File in the user's ``checkpoint_dir``.
 CHECKPOINT_NAME = "training.pt"
 
-_FORMAT = 2
+_FORMAT, _SEAL_BYTES = 3, 16
 # What torch.load raises at bytes that it did not write.
 _DAMAGE = (RuntimeError, OSError, LookupError, ValueError, TypeError, EOFError, UnpicklingError)
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -77,7 +77,7 @@ def write_checkpoint(
     torch.save(content, stream)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, stream.getvalue())
+        write_atomically(path, stream.getvalue() + _seal(stream.getvalue()))
     except OSError as error:
         raise CheckpointError(
             f"the training checkpoint {path} could not be written: {error}. Training stopped, "
@@ -202,9 +202,18 @@ def _to_torch(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else plain(value)
 
 
+def _seal(content: bytes) -> bytes:
+    """What stands behind the content of a file, so that no flipped bit passes for a state."""
+    return hashlib.blake2b(content, digest_size=_SEAL_BYTES).digest()
+
+
 def _read(path: str | os.PathLike) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        whole = Path(path).read_bytes()
+        sealed, seal = whole[:-_SEAL_BYTES], whole[-_SEAL_BYTES:]
+        if _seal(sealed) != seal:
+            raise ValueError("its content is not what was written")
+        content = torch.load(io.BytesIO(sealed), map_location="cpu", weights_only=True)
         known = content["format"] == _FORMAT
     except _DAMAGE as error:
         raise CheckpointError(
