@@ -69,9 +69,8 @@ def write_model(
         "values": _encode_parameters(model.values, "", [], estimators),
     }
     arrays = {name: np.ascontiguousarray(value) for name, value in model.arrays.items()}
-    content = json.dumps(header)
-    metadata = {_METADATA_KEY: content, _DIGEST_KEY: _digest(content, arrays)}
-    write_atomically(path, save(arrays, metadata=metadata))
+    header[_DIGEST_KEY] = _digest(header, arrays)
+    write_atomically(path, save(arrays, metadata={_METADATA_KEY: json.dumps(header)}))
     return left_out
 
 
@@ -97,8 +96,7 @@ def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimato
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            header = json.loads(metadata[_METADATA_KEY])
+            header = json.loads((file.metadata() or {})[_METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         found = header["format"]
         known = found == _FORMAT and {"parameters", "values"} <= header.keys()
@@ -113,7 +111,7 @@ def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimato
             f"{os.fspath(path)} is not a classifier that capkit {capkit.__version__} can read "
             f"(format {found}, expected {_FORMAT})."
         )
-    if metadata.get(_DIGEST_KEY) != _digest(metadata[_METADATA_KEY], arrays):
+    if header.pop(_DIGEST_KEY, None) != _digest(header, arrays):
         raise ValueError(
             f"{os.fspath(path)} is damaged: its content is not what was written. Get it again "
             "from where it came from, or fit and save anew."
@@ -126,9 +124,10 @@ def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimato
     return SavedModel(parameters, values, arrays)
 
 
-def _digest(content: str, arrays: Mapping[str, np.ndarray]) -> str:
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """Hash of all that a file says, so that no flipped bit passes for a model."""
-    state = hashlib.blake2b(content.encode(), digest_size=16)
+    # In the header and not beside it: safetensors writes several entries in a random order.
+    state = hashlib.blake2b(json.dumps(header).encode(), digest_size=16)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         state.update(f"{name} {array.dtype.str} {array.shape}".encode())
