@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from capkit.images import ImageSource
 from capkit.space import ConceptSpace
 
-__all__ = ["ConceptStage", "check_concept_space", "check_fitted_classes", "check_images"]
+__all__ = [
+    "ConceptStage",
+    "check_concept_space",
+    "check_fitted_classes",
+    "check_images",
+    "expected_n_labels",
+    "labels_of_rows",
+]
 
 
 def check_concept_space(X: object, owner: object, *, min_images: int = 0) -> ConceptSpace:
@@ -135,3 +143,41 @@ class ConceptStage(
         tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = []  # float32, whatever the images are
         return tags
+
+
+def expected_n_labels(y: object, images: ConceptSpace | ImageSource) -> int:
+    """Number of labels that these images may have.
+
+    That of the images; of a space in which unreadable images are left out also the length of
+    `y`, if that can be the number of all images.
+
+    Parameters
+    ----------
+    y : object
+    images : ConceptSpace or ImageSource
+
+    Returns
+    -------
+    int
+    """
+    rows = images.sample_indices if isinstance(images, ConceptSpace) else None
+    if rows is not None and isinstance(y, Sized) and len(y) > rows.max():
+        return len(y)
+    return len(images)
+
+
+def labels_of_rows(labels: np.ndarray, images: ConceptSpace | ImageSource) -> np.ndarray:
+    """Labels of these images, from theirs or from those of all images behind a space.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_labels,)
+    images : ConceptSpace or ImageSource
+
+    Returns
+    -------
+    ndarray of shape (n_images,)
+    """
+    if len(labels) == len(images) or isinstance(images, ImageSource):
+        return labels
+    return labels[images.sample_indices]

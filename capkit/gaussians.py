@@ -26,6 +26,7 @@ __all__ = [
     "sharpening",
     "shrunk_whitening",
     "text_log_probabilities",
+    "within_class_covariance",
 ]
 
 # Images that a class must typically have for its Gaussian to count half as much as it could, for
@@ -122,6 +123,39 @@ def fit_class_means(
     if len(mismatched) and centers is not None:
         prior[mismatched] = centers[mismatched]
     return (sums + kappa * prior) / (counts + kappa)[:, None]
+
+
+def within_class_covariance(
+    counts: np.ndarray, sums: np.ndarray, squares: np.ndarray, means: np.ndarray
+) -> np.ndarray:
+    """Covariance of images around the means of their classes, whatever these means are.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_classes,)
+        Sum of each class's responsibilities.
+    sums : ndarray of shape (n_classes, d)
+        Sum of the features, weighted by them.
+    squares : ndarray of shape (d, d)
+        Sum of each feature's outer product with itself, weighted by its responsibilities' sum.
+    means : ndarray of shape (n_classes, d)
+
+    Returns
+    -------
+    ndarray of shape (d, d)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.gaussians import within_class_covariance
+    >>> features = np.array([[1.0], [3.0], [9.0]])
+    >>> sums, means = np.array([[4.0], [9.0]]), np.array([[2.0], [8.0]])
+    >>> within_class_covariance(np.array([2, 1]), sums, features.T @ features, means)
+    array([[1.]])
+    """
+    cross = sums.T @ means
+    scatter = squares - cross - cross.T + (means * counts[:, None]).T @ means
+    return scatter / counts.sum()
 
 
 def shrunk_whitening(covariance: np.ndarray, shrinkage: float) -> tuple[np.ndarray, float]:

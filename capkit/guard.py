@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from capkit.gaussians import shrunk_whitening
+from capkit.gaussians import shrunk_whitening, within_class_covariance
 from capkit.pseudolabels import class_balance
 
 __all__ = [
@@ -135,9 +135,8 @@ def _fit_classes(
         squares += features[rows].T @ features[rows]
     image_mean = sums.sum(axis=0) / len(fitted)
     means = (sums + _PRIOR_IMAGES * image_mean) / (counts + _PRIOR_IMAGES)[:, None]
-    cross = sums.T @ means
-    within = squares - cross - cross.T + (means * counts[:, None]).T @ means
-    whitening, _ = shrunk_whitening(within / len(fitted), _SHRINKAGE)
+    covariance = within_class_covariance(counts, sums, squares, means)
+    whitening, _ = shrunk_whitening(covariance, _SHRINKAGE)
     return _Classes(whitening, means @ whitening, counts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from capkit._validation import UNLABELED, LabelCodec, resolve_class_names, validate_nested
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
-from capkit.base import check_concept_space, check_images
+from capkit.base import check_concept_space, check_images, expected_n_labels, labels_of_rows
 from capkit.encoder import CLIPEncoder, encode_images
 from capkit.exceptions import ClassNamesError, TrainingInterrupted
 from capkit.feature_store import open_feature_store
@@ -146,7 +146,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self._forget()  # an error further down must not leave an older fit behind
         try:
             space = self._encode(images, names)
-            labels = _labels_of_rows(labels, space)
+            labels = labels_of_rows(labels, space)
             self._check_labels(labels, names)  # some images may have been left out
             self.class_names_, self.classes_, self._codec = names, codec.classes, codec
             self.n_features_in_, self.logit_scale_ = space.shape[1], space.logit_scale
@@ -187,13 +187,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         images: ConceptSpace | ImageSource,
     ) -> tuple[LabelCodec, np.ndarray]:
         """How labels are written, and indices into the class names; -1 where not learned from."""
-        n_labels = _expected_n_labels(y, images)
+        n_labels = expected_n_labels(y, images)
         if self._uses_labels:
             codec, labels = LabelCodec.from_labels(y, class_names, n_labels)
         else:
             codec = LabelCodec.kind_only(y, class_names, n_labels)
             labels = np.full(n_labels, UNLABELED, dtype=np.int64)
-        self._check_labels(_labels_of_rows(labels, images), class_names)
+        self._check_labels(labels_of_rows(labels, images), class_names)
         return codec, labels
 
     def _forget(self) -> None:
@@ -407,22 +407,3 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False  # images, or a ConceptSpace
         tags.target_tags.required = self._uses_labels
         return tags
-
-
-def _expected_n_labels(y: Sequence | None, images: ConceptSpace | ImageSource) -> int:
-    """Number of labels that these images may have.
-
-    That of the images; of a space in which unreadable images are left out also the length of
-    `y`, if that can be the number of all images.
-    """
-    rows = images.sample_indices if isinstance(images, ConceptSpace) else None
-    if rows is not None and isinstance(y, Sized) and len(y) > rows.max():
-        return len(y)
-    return len(images)
-
-
-def _labels_of_rows(labels: np.ndarray, images: ConceptSpace | ImageSource) -> np.ndarray:
-    """Labels of these images, from theirs or from those of all images behind a space."""
-    if len(labels) == len(images) or isinstance(images, ImageSource):
-        return labels
-    return labels[images.sample_indices]

@@ -22,7 +22,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from capkit._threads import one_thread
 from capkit._validation import UNLABELED, LabelCodec
-from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
+from capkit.base import (
+    ConceptStage,
+    check_concept_space,
+    check_fitted_classes,
+    expected_n_labels,
+    labels_of_rows,
+)
 from capkit.exceptions import AdaptationWarning, LabelError
 from capkit.gaussians import (
     cluster_separation,
@@ -34,6 +40,7 @@ from capkit.gaussians import (
     sharpening,
     shrunk_whitening,
     text_log_probabilities,
+    within_class_covariance,
 )
 from capkit.guard import AdaptationReport, AdaptationStep, judge_labels, report_of
 from capkit.space import ConceptSpace, GaussianClasses, TransductionResult, feature_keys
@@ -192,19 +199,23 @@ class GaussianTransduction(ConceptStage):
         space = check_concept_space(X, self, min_images=1)
         known = np.full(len(space), UNLABELED, dtype=np.int64)
         if self.paradigm != "ul":
-            _, known = LabelCodec.from_labels(y, space.class_names, len(space))
-        rounds = _Rounds(
-            space,
-            known,
-            possible=_possible_classes(known, space.n_classes, self.paradigm),
-            log_prior=check_class_prior(self.class_prior, space.n_classes),
-            kappa=self.kappa,
-            shrinkage=self.shrinkage,
-            max_iter=self.max_iter,
-        )
+            n_labels = expected_n_labels(y, space)
+            _, labels = LabelCodec.from_labels(y, space.class_names, n_labels)
+            known = labels_of_rows(labels, space)
+        possible = _possible_classes(known, space.n_classes, self.paradigm)
+        log_prior = check_class_prior(self.class_prior, space.n_classes)
         self.class_names_, self.n_features_in_ = space.class_names, space.shape[1]
         steps: list[AdaptationStep] = []
         with one_thread(space.image_features.size):
+            rounds = _Rounds(
+                space,
+                known,
+                possible=possible,
+                log_prior=log_prior,
+                kappa=self.kappa,
+                shrinkage=self.shrinkage,
+                max_iter=self.max_iter,
+            )
             fitted = rounds.fit()
             mismatched = _without_text(space, fitted)
             if len(mismatched):
@@ -369,9 +380,8 @@ class _Rounds:
         means = fit_class_means(
             counts, sums, space.text_features, self.image_mean, self.kappa, centers, mismatched
         )
-        cross = sums.T @ means
-        within = squares - cross - cross.T + (means * counts[:, None]).T @ means
-        whitening, dimension = shrunk_whitening(within / counts.sum(), self.shrinkage)
+        covariance = within_class_covariance(counts, sums, squares, means)
+        whitening, dimension = shrunk_whitening(covariance, self.shrinkage)
         log_prior = self.log_prior
         if log_prior is None:
             log_prior = strength * log_class_prior(counts, len(space))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from capkit import CAPClassifier, GaussianTransduction, MismatchDetector
+from capkit import CAPClassifier, GaussianTransduction, MismatchDetector, transduction
 from capkit._threads import one_thread
 from capkit.datasets import make_concept_space
 from capkit.training.net import CAPNet
@@ -83,3 +83,18 @@ def test_stages_give_the_same_with_any_number_of_threads(stage):
         name = "means_" if hasattr(fitted, "means_") else "cluster_centers_"
         results.append(getattr(fitted, name).copy())
     np.testing.assert_array_equal(*results)
+
+
+def test_all_that_transduction_works_out_is_in_one_thread(monkeypatch):
+    seen = set()
+    for name in ("_Rounds", "_Assignments"):
+        original = getattr(transduction, name)
+
+        def spied(*args, original=original, name=name, **kwargs):
+            seen.add((name, threads()[0], *threads()[1]))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(transduction, name, spied)
+    GaussianTransduction(guard=False).fit(make_concept_space(200, 5, 16, random_state=0).space)
+    assert {name for name, *_ in seen} == {"_Rounds", "_Assignments"}
+    assert {n_threads for _, *all_threads in seen for n_threads in all_threads} == {1}

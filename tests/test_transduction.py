@@ -239,6 +239,18 @@ def test_labels_may_be_names_and_are_not_looked_at_without_a_paradigm_for_them()
     assert np.abs(ignoring.means_ - by_index.means_).max() > 1e-3
 
 
+def test_labels_may_be_those_of_all_images_where_some_could_not_be_read():
+    problem = planted()
+    y = np.where(np.arange(300) % 4 == 0, problem.target, -1)
+    readable = np.delete(np.arange(300), [0, 7, 120])
+    space = problem.space[readable]
+    of_all = GaussianTransduction(paradigm="ssl").fit(space, y)
+    of_these = GaussianTransduction(paradigm="ssl").fit(space, y[readable])
+    np.testing.assert_array_equal(of_all.labels_, of_these.labels_)
+    labeled = y[readable] >= 0
+    np.testing.assert_array_equal(of_all.labels_[labeled], y[readable][labeled])
+
+
 # -- as a stage
 
 
