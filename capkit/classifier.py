@@ -8,42 +8,35 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import clone
 from sklearn.model_selection import KFold
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from capkit._temperature import fit_temperature
-from capkit._validation import UNLABELED, LabelCodec, check_labels_of_paradigm, seeded_copy
-from capkit.adapted import AdaptedModel, Reader
+from capkit._validation import UNLABELED, LabelCodec, seeded_copy
+from capkit.adapted import AdaptedModel
 from capkit.alignment import ConceptAligner
-from capkit.backbones import load_backbone
-from capkit.backbones.registry import resolve_device
-from capkit.backbones.reloading import reload_backbone
 from capkit.encoder import CLIPEncoder
 from capkit.exceptions import AdaptationWarning
 from capkit.gaussians import GaussianPrior, evidence_temperature
 from capkit.guard import AdaptationReport, judge, training_is_carried
-from capkit.image_classifier import ImageClassifier
 from capkit.images import ImageSource
 from capkit.margins import MarginCalibrator
 from capkit.mismatch import MismatchDetector
 from capkit.persistence import SavedModel, read_model, write_model
 from capkit.renewal import MainSampleRenewal
 from capkit.space import ConceptSpace
-from capkit.training.checkpoint import CHECKPOINT_NAME, digest, plain, read_fingerprint
-from capkit.training.module import INFERENCE_MODES, DualAdapterModule
-from capkit.training.run import TrainingTask, check_devices, train
+from capkit.trained_classifier import TrainedClassifier
+from capkit.training.checkpoint import digest
+from capkit.training.module import INFERENCE_MODES
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
-from capkit.training.streams import TrainingImages
 from capkit.transduction import GaussianTransduction, check_class_prior
 from capkit.tuning import Tuning
-from capkit.tuning.choosing import TUNINGS, candidate_tunings, choose_tuning
+from capkit.tuning.choosing import TUNINGS
 
 __all__ = ["CAPClassifier"]
 
@@ -80,7 +73,7 @@ _SAVED_VALUES = (
 )
 
 
-class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClassifier):
+class CAPClassifier(TrainedClassifier):
     """Adapt a CLIP-like model to unlabeled images by CAP, and classify with it.
 
     Concept-Adaptive Pseudolabeling finds the classes whose text is far from their images and
@@ -262,8 +255,7 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        **ImageClassifier._parameter_constraints,
-        "paradigm": [StrOptions({"ul", "ssl", "trzsl"})],
+        **TrainedClassifier._parameter_constraints,
         "t": [
             Interval(Integral, 0, None, closed="left"),
             Interval(RealNotInt, 0, 1, closed="neither"),
@@ -275,7 +267,6 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         "detector": [HasMethods(["fit", "transform"]), None],
         "aligner": [HasMethods(["fit", "transform"]), StrOptions({"passthrough"}), None],
         "calibrator": [HasMethods(["fit_from_predictions"]), None],
-        "tuning": [StrOptions({"auto", *TUNINGS}), Tuning],
         "pseudo_labels": [StrOptions({"gaussian", "zero_shot"}), GaussianTransduction],
         "class_prior": [StrOptions({"estimated", "equal"}), "array-like"],
         "top_k": [Interval(Integral, 1, None, closed="left")],
@@ -285,9 +276,6 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             Interval(Real, 0, None, closed="neither"),
             StrOptions({"auto", "labeled"}),
         ],
-        "checkpoint_dir": [str, os.PathLike, None],
-        "n_devices": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
     }
 
     def __init__(
@@ -345,16 +333,13 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
     aligner_: ConceptAligner | None
     transduction_: GaussianTransduction | None
     calibrator_: MarginCalibrator | None
-    tuning_: Tuning
     adaptation_report_: AdaptationReport
-    _model: AdaptedModel
 
     # -- fit: the base class has checked the input and encoded it
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
-        device, seed = resolve_device(self._make_encoder().device), self._choose_seed()
-        tuning = choose_tuning(self.tuning, space, device, lambda: self._backbone_of(space))
-        tuning.check_inference(self.inference)
+        tuning, seed = self._choose_tuning(space), self._choose_seed()
+        self._check_inference(tuning)
         self._warn_of_idle_parameters(space)
         space = self._align(self._detect(space, seed), seed)
         space = self._transduce(space, labels)
@@ -367,56 +352,13 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             state = self_training.start()
             self_training.label_untrained(state)
         else:
-            state, module = self._train(space, labels, tuning, self_training, calibrator)
+            settings = self._settings(space, self_training, calibrator)
+            state, module = self._train(space, labels, tuning, self_training, settings)
             model = AdaptedModel.from_training(space, prior, module, tuning)
         self._keep(space, labels, state, model)
         confident = (state.confidence > calibrator.tau) & (labels == UNLABELED)
         self.pseudo_labels_ = np.where(confident, state.pseudo_labels, UNLABELED)
         self.temperature_ = self._find_temperature(space, labels)
-
-    def _train(
-        self,
-        space: ConceptSpace,
-        labels: np.ndarray,
-        tuning: Tuning,
-        self_training: CAPSelfTraining,
-        calibrator: MarginCalibrator,
-    ) -> tuple[SelfTrainingState, DualAdapterModule]:
-        encoder = self._make_encoder()
-        device = str(resolve_device(encoder.device))
-        built = tuning.build(space, device=device, n_jobs=encoder.n_jobs)
-        task = TrainingTask(
-            schedule=tuning.schedule(),
-            seed=self.seed_,
-            images=TrainingImages(built.inputs, labels),
-            strong_view=built.strong_view,
-            load_encoder=built.load_encoder,
-            logit_scale=space.logit_scale,
-            adapter_dim=tuning.adapter_dim,
-            adapter_weight=tuning.adapter_weight,
-            self_training=self_training,
-            fingerprint=self._fingerprint(space, labels, self_training, calibrator, tuning),
-            device=device,
-            checkpoint_dir=self.checkpoint_dir,
-            n_devices=self.n_devices,
-            one_thread=tuning.small_steps,
-            verbose=self.verbose,
-        )
-        return train(task)
-
-    def _choose_seed(self) -> int:
-        if isinstance(self.random_state, (int, np.integer)):
-            return int(self.random_state)
-        if self.random_state is None and self.checkpoint_dir is not None:
-            # Without a seed of its own, a fit that goes on takes that of the fit that was killed.
-            fingerprint = read_fingerprint(Path(self.checkpoint_dir) / CHECKPOINT_NAME)
-            if fingerprint is not None:
-                return fingerprint["seed"]
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _backbone_of(self, space: ConceptSpace):
-        device, owner = self._make_encoder().device, "the ConceptSpace"
-        return reload_backbone(space.backbone, space.backbone_id, device=device, owner=owner)
 
     def _detect(self, space: ConceptSpace, seed: int) -> ConceptSpace:
         """Find the mismatched classes, unless a stage before this step has (section 1)."""
@@ -527,37 +469,18 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
         unseen = np.delete(proportions, seen)
         return proportions / unseen.mean() if len(unseen) else proportions
 
-    def _fingerprint(
-        self,
-        space: ConceptSpace,
-        labels: np.ndarray,
-        self_training: CAPSelfTraining,
-        calibrator: MarginCalibrator,
-        tuning: Tuning,
+    def _settings(
+        self, space: ConceptSpace, self_training: CAPSelfTraining, calibrator: MarginCalibrator
     ) -> dict[str, Any]:
-        """What decides how a training goes, to compare a checkpoint by; each part by its name."""
-        aligned = None if space.alignment is None else space.alignment.aligned
+        """What decides how a training goes besides the tuning; each part by its name."""
         prior = self_training.prior
-        parameters = {
-            "class_names": space.class_names,
-            "class texts": space.prompts,
-            "aligned classes": aligned,
-            "backbone": space.backbone,
-            "backbone fingerprint": space.backbone_id,
-            "paradigm": self.paradigm,
-            "tuning": tuning.name,
+        return {
+            "aligned classes": self_training.aligned,
             "top_k": self.top_k,
-            "seed": self.seed_,
             "renewal": self._choose_renewal().get_params(),
             "proportions": self_training.proportions,
-            **tuning.get_params(),
-            **calibrator.get_params(),
-        }
-        return plain(parameters) | {
-            "images": digest(space.image_features),
-            "labels": digest(labels),
-            "class features": digest(space.text_features),
             "Gaussians": None if prior is None else digest(prior.classes.whitened_means),
+            **calibrator.get_params(),
         }
 
     def _keep(
@@ -635,12 +558,8 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
 
     # -- checks before anything is loaded
 
-    @property
-    def _uses_labels(self) -> bool:
-        return self.paradigm != "ul"
-
     def _check_labels(self, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
-        check_labels_of_paradigm(labels, self.paradigm, class_names)
+        super()._check_labels(labels, class_names)
         check_class_prior(self.class_prior, len(class_names))
         if not isinstance(self.pseudo_labels, str):
             check_class_prior(self.pseudo_labels.class_prior, len(class_names))
@@ -651,22 +570,15 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
                 "temperature='labeled' needs labels, and paradigm='ul' looks at none. Pass a "
                 "number."
             )
-        encoder, tunings = self._make_encoder(), candidate_tunings(self.tuning)
         for stage in _STAGES:
             if isinstance(getattr(self, stage), type):
                 raise TypeError(
                     f"expected {stage} as an object, got a class: add () behind its name."
                 )
-        for tuning in tunings:
-            check_devices(self.n_devices, tuning.batch_size)
-        if len(tunings) > 1:
-            return  # "auto" takes what fits
-        tunings[0].check_inference(self.inference)
-        tunings[0].check_images(images)
-        if not isinstance(images, ConceptSpace):
-            tunings[0].check_backbone(
-                lambda: load_backbone(encoder.backbone, device=encoder.device)
-            )
+        super()._check_settings(images)
+
+    def _check_inference(self, tuning: Tuning) -> None:
+        tuning.check_inference(self.inference)
 
     def _warn_of_idle_parameters(self, space: ConceptSpace) -> None:
         """Warn of parameters that another stage's own stand in the place of."""
@@ -703,53 +615,15 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             return "pseudo_labels is given; set pseudo_labels__class_prior"
         return None
 
-    def _after_interrupt(self) -> str:
-        if self.checkpoint_dir is None:
-            return ""
-        if not (Path(self.checkpoint_dir) / CHECKPOINT_NAME).exists():
-            return ""
-        return " Fit again to go on from the last epoch."
-
     # -- prediction
-
-    def _logits(self, images: ConceptSpace | ImageSource) -> np.ndarray:
-        inference = self._inference()  # a wrong one is found before anything is encoded
-        return self._model.logits(images, inference, self._reader())
 
     @property
     def _temperature(self) -> float:
         return self.temperature_
 
-    def transform(self, X: object) -> np.ndarray:
-        """Adapted features of images.
-
-        Parameters
-        ----------
-        X : sequence of images of length n_images, or ConceptSpace
-
-        Returns
-        -------
-        ndarray of shape (n_images, d), dtype float32
-            Unit rows: what ``inference`` compares with the classes; of the "ensemble" the
-            normalised mean of its two branches. Those of the frozen model where no training was
-            kept.
-        """
-        images, inference = self._read(X), self._inference()
-        return self._model.transform(images, inference, self._reader())
-
     def _inference(self) -> str:
         self.tuning_.check_inference(self.inference)
         return self.inference or self.tuning_.default_inference(self.paradigm_)
-
-    def _reader(self) -> Reader:
-        encoder = self._make_encoder()
-        return Reader(
-            encode=self._encode_new,
-            backbone=lambda: self.backbone_,
-            device=str(resolve_device(encoder.device)),
-            batch_size=encoder.batch_size,
-            n_jobs=encoder.n_jobs,
-        )
 
     @property
     def mismatched_names_(self) -> list[str]:
@@ -830,14 +704,3 @@ class CAPClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClas
             for name in names:
                 setattr(classifier, name, source[name])
         return classifier
-
-    # -- what scikit-learn asks
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # float32, whatever the images are
-        return tags
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_features_in_

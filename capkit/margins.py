@@ -286,6 +286,11 @@ class MarginCalibrator(ConceptStage):
         for FGVCAircraft.
     form : {"paper", "official"}, default="paper"
         How the tendency becomes a margin, see :func:`~capkit.margins.margin_scale`.
+    use_similarity : bool, default=True
+        Whether similar classes are held apart more. False takes ``S`` as 1 for every pair.
+    use_tendency : bool, default=True
+        Whether rarely predicted classes get a larger margin. False takes ``m_c = m`` for every
+        class but the seen ones.
 
     Attributes
     ----------
@@ -332,12 +337,16 @@ class MarginCalibrator(ConceptStage):
         "m": [Interval(Real, 0, None, closed="left")],
         "tau": [Interval(Real, 0, 1, closed="both")],
         "form": [StrOptions({"paper", "official"})],
+        "use_similarity": ["boolean"],
+        "use_tendency": ["boolean"],
     }
 
-    def __init__(self, m=12.0, tau=0.85, form="paper"):
+    def __init__(self, m=12.0, tau=0.85, form="paper", use_similarity=True, use_tendency=True):
         self.m = m
         self.tau = tau
         self.form = form
+        self.use_similarity = use_similarity
+        self.use_tendency = use_tendency
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ConceptSpace, y=None) -> MarginCalibrator:
@@ -423,7 +432,11 @@ class MarginCalibrator(ConceptStage):
             )
         self.tendency_ = tendency(self.counts_, seen, proportions)
         self.scale_ = margin_scale(self.tendency_, self.m, self.form)
+        if not self.use_tendency:
+            self.scale_ = np.where(np.isin(np.arange(n_classes), seen), 0.0, float(self.m))
         self.similarity_ = class_similarity(image_features, labels, text_features)
+        if not self.use_similarity:
+            self.similarity_ = np.ones_like(self.similarity_)
         self.margin_matrix_ = margin_matrix(self.similarity_, self.scale_).astype(np.float32)
         self.n_features_in_ = np.shape(text_features)[1]
         return self

@@ -18,7 +18,18 @@ from capkit import (
     MarginCalibrator,
     MismatchDetector,
 )
-from capkit.baselines import GaussianTransductionClassifier, ZeroShotClassifier
+from capkit.baselines import (
+    CPLClassifier,
+    FixMatchClassifier,
+    FPLClassifier,
+    GaussianTransductionClassifier,
+    GRIPClassifier,
+    LabelProbe,
+    TransCLIPClassifier,
+    UPLClassifier,
+    ZeroShotClassifier,
+    ZLaPClassifier,
+)
 
 N_CLASSES = 3
 
@@ -156,3 +167,38 @@ class RowZeroShotClassifier(_Classifies, _RowsAsImages, ZeroShotClassifier):
 
 class RowCAPClassifier(_Classifies, _Transforms, _RowsAsImages, CAPClassifier):
     """CAPClassifier of rows."""
+
+
+class RowFPLClassifier(_Classifies, _Transforms, _RowsAsImages, FPLClassifier):
+    """FPLClassifier of rows."""
+
+
+class RowUPLClassifier(_Classifies, _Transforms, _RowsAsImages, UPLClassifier):
+    """UPLClassifier of rows."""
+
+
+class RowGRIPClassifier(_Classifies, _Transforms, _RowsAsImages, GRIPClassifier):
+    """GRIPClassifier of rows."""
+
+
+class RowCPLClassifier(_Classifies, _Transforms, _RowsAsImages, CPLClassifier):
+    """CPLClassifier of rows."""
+
+
+class RowFixMatchClassifier(_Classifies, _Transforms, _RowsAsImages, FixMatchClassifier):
+    """FixMatchClassifier of rows."""
+
+
+class RowTransCLIPClassifier(_Classifies, _RowsAsImages, TransCLIPClassifier):
+    """TransCLIPClassifier of rows."""
+
+
+class RowZLaPClassifier(_Classifies, _RowsAsImages, ZLaPClassifier):
+    """ZLaPClassifier of rows."""
+
+
+class RowLabelProbe(_Classifies, _RowsAsImages, LabelProbe):
+    """LabelProbe of rows."""
+
+    def _labels(self, y):
+        return y  # it learns from all of them

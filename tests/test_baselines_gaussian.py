@@ -104,10 +104,10 @@ def test_labels_are_learned_from_only_where_that_is_asked_for(problem):
     ignoring = GaussianTransductionClassifier().fit(problem.space, y)
     plain = GaussianTransductionClassifier().fit(problem.space)
     np.testing.assert_array_equal(ignoring.transduction_.labels_, plain.transduction_.labels_)
-    learning = GaussianTransductionClassifier(use_labels=True).fit(problem.space, y)
+    learning = GaussianTransductionClassifier("ssl").fit(problem.space, y)
     assert (learning.transduction_.labels_[:40] == y[:40]).all()
     with pytest.raises(LabelError, match="no class"):
-        GaussianTransductionClassifier(use_labels=True).fit(problem.space, np.full(400, 9))
+        GaussianTransductionClassifier("ssl").fit(problem.space, np.full(400, 9))
 
 
 def test_parameters_of_the_stage_are_its_own_and_checked(problem):

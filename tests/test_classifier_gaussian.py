@@ -77,7 +77,7 @@ def training_fails(monkeypatch):
     def fail(*args):
         pytest.fail("something was trained")
 
-    monkeypatch.setattr("capkit.classifier.train", fail)
+    monkeypatch.setattr("capkit.trained_classifier.train", fail)
 
 
 # -- where there is something to gain
@@ -202,7 +202,7 @@ def test_without_training_it_is_the_gaussians_behind_the_same_stages(n_images, p
     classifier = cap(paradigm, t=2, aligner=aligner).fit(problem.space, y)
     stages = make_pipeline(MismatchDetector(t=2, random_state=0), aligner)
     space = stages.fit_transform(problem.space)
-    expected = GaussianTransductionClassifier(use_labels=paradigm == "ssl").fit(space, y)
+    expected = GaussianTransductionClassifier(paradigm).fit(space, y)
     probabilities = expected.predict_proba(space)
     np.testing.assert_allclose(classifier.predict_proba(space), probabilities, atol=1e-5)
     np.testing.assert_allclose(classifier.predict_proba(problem.space), probabilities, atol=1e-5)
@@ -273,7 +273,7 @@ def training_does_harm(monkeypatch):
                 parameter.copy_(3 * torch.randn(parameter.shape, generator=generator))
         return state, module
 
-    monkeypatch.setattr("capkit.classifier.train", train_and_spoil)
+    monkeypatch.setattr("capkit.trained_classifier.train", train_and_spoil)
 
 
 @pytest.mark.usefixtures("training_does_harm")

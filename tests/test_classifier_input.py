@@ -35,7 +35,7 @@ def nothing_is_loaded(monkeypatch):
 
     for loader in ("_load_named", "_load_once", "_find_preferred"):
         monkeypatch.setattr(f"capkit.backbones.registry.{loader}", fail)
-    monkeypatch.setattr("capkit.classifier.train", fail)
+    monkeypatch.setattr("capkit.trained_classifier.train", fail)
 
 
 def changed(estimator):

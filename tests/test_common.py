@@ -10,11 +10,19 @@ from _harness import (
     RowCAPClassifier,
     RowCLIPEncoder,
     RowConceptAligner,
+    RowCPLClassifier,
+    RowFixMatchClassifier,
+    RowFPLClassifier,
     RowGaussianTransduction,
     RowGaussianTransductionClassifier,
+    RowGRIPClassifier,
+    RowLabelProbe,
     RowMarginCalibrator,
     RowMismatchDetector,
+    RowTransCLIPClassifier,
+    RowUPLClassifier,
     RowZeroShotClassifier,
+    RowZLaPClassifier,
 )
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
@@ -25,13 +33,26 @@ OF_CLASSIFIERS = {
     "check_classifiers_classes": "a label of -1 marks an unlabeled image and is no class",
     "check_supervised_y_no_nan": "a label of NaN marks an unlabeled image",
 }
+TRAINED_PEERS = (
+    RowFPLClassifier,
+    RowUPLClassifier,
+    RowGRIPClassifier,
+    RowCPLClassifier,
+    RowFixMatchClassifier,
+)
 EXPECTED_FAILURES: dict[type, dict[str, str]] = {
     RowMismatchDetector: {
         "check_transformer_n_iter": "max_iter bounds every K-Means: there is no one n_iter_",
     },
     RowZeroShotClassifier: OF_CLASSIFIERS,
     RowGaussianTransductionClassifier: OF_CLASSIFIERS,
+    RowTransCLIPClassifier: OF_CLASSIFIERS,
+    RowZLaPClassifier: OF_CLASSIFIERS,
+    RowLabelProbe: {
+        "check_classifiers_classes": OF_CLASSIFIERS["check_classifiers_classes"],
+    },
     RowCAPClassifier: OF_CLASSIFIERS,
+    **dict.fromkeys(TRAINED_PEERS, OF_CLASSIFIERS),
 }
 
 # A feature in float32 depends a little on the batch that it is computed in, and the logit scale
@@ -54,9 +75,13 @@ ESTIMATORS = [
     RowGaussianTransduction(),
     RowZeroShotClassifier(),
     RowGaussianTransductionClassifier(),
+    RowTransCLIPClassifier(),
+    RowZLaPClassifier(),
+    RowLabelProbe(),
     RowCAPClassifier(tuning=AdapterTuning(**SHORT), random_state=0),
     RowCAPClassifier(tuning=AdapterTuning(**SHORT), **PAPER),
     RowCAPClassifier(tuning=PromptTuning(**SHORT), **PAPER),
+    *(peer(tuning=AdapterTuning(**SHORT), random_state=0) for peer in TRAINED_PEERS),
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 from numpydoc.docscrape import ClassDoc
 from numpydoc.validate import validate
 from sklearn.base import BaseEstimator
+from sklearn.utils import get_tags
 from test_public_api import public_names
 
 from capkit.tuning import AdapterTuning
@@ -121,7 +122,9 @@ def test_fitted_attributes_are_documented_and_documented_ones_exist(
         estimator = cls(backbone=random_backbone)
         if "tuning" in parameters:
             estimator.set_params(tuning=AdapterTuning(epochs=1, steps_per_epoch=1))
-        estimator.fit(images, class_names=["ring", "bar", "cross"])
+        names = ["ring", "bar", "cross"]
+        labels = names * 8 if get_tags(estimator).target_tags.required else None
+        estimator.fit(images, labels, class_names=names)
     else:
         estimator = cls().fit(planted_space)
     documented = {entry.name for entry in ClassDoc(cls)["Attributes"] if entry.name[-1] == "_"}

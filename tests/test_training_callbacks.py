@@ -23,8 +23,8 @@ class Net:
     def bare_module(self):
         return "module"
 
-    def epoch_predictions(self):
-        return "predictions"
+    def epoch_predictions(self, images):
+        return f"predictions of {images}"
 
 
 def test_each_step_has_its_own_learning_rate_also_after_resuming():
@@ -40,8 +40,8 @@ def test_each_step_has_its_own_learning_rate_also_after_resuming():
 def test_end_of_an_epoch_is_the_self_trainings_affair():
     net, asked = Net(), []
     net.self_training = types.SimpleNamespace(end_epoch=lambda *given: asked.append(given))
-    SelfTrainingUpdate().on_epoch_end(net)
-    assert asked == [(net.state, "predictions")]
+    SelfTrainingUpdate().on_epoch_end(net, dataset_train="images")
+    assert asked == [(net.state, "predictions of images")]
 
 
 @pytest.mark.parametrize("write", [True, False])

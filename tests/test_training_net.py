@@ -9,6 +9,7 @@ from capkit.exceptions import OutOfMemoryError, TrainingDivergedError
 from capkit.training.net import CAPNet
 from capkit.training.schedule import Schedule
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
+from capkit.training.streams import TrainingImages
 
 SCHEDULE = Schedule(
     epochs=2,
@@ -121,7 +122,7 @@ class TestLoss:
                 outputs(weak=weak, strong=weak, main=weak),
                 {"main": torch.tensor([0]), "unlabeled": torch.tensor([image])},
             )
-        epoch = net.epoch_predictions()
+        epoch = net.epoch_predictions(TrainingImages(torch.zeros(4, 2), np.full(4, -1)))
         assert epoch.indices.tolist() == [3, 1]
         assert epoch.labels.tolist() == [0, 1]
         assert epoch.confidence.tolist() == pytest.approx([0.9, 0.8])

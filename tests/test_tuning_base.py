@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from capkit import CAPClassifier
 from capkit.training.schedule import Schedule
-from capkit.tuning import Tuning
+from capkit.tuning import AdapterTuning, PromptTuning, Tuning
 from capkit.tuning.choosing import TUNINGS
 
 EACH = pytest.mark.parametrize("cls", TUNINGS.values())
@@ -46,7 +46,8 @@ def test_a_transform_of_torchvision_is_a_parameter_like_any_other(cls):
         ("batch_size", 0),
         ("learning_rate", -0.1),
         ("adapter_dim", 2.5),
-        ("adapter_weight", 0.0),
+        ("adapter_weight", -0.1),
+        ("pseudo_adapter", "main"),
         ("optimizer", "adam"),
         ("momentum", 1.0),
         ("weight_decay", -1),
@@ -58,6 +59,12 @@ def test_a_transform_of_torchvision_is_a_parameter_like_any_other(cls):
 def test_values_out_of_range_are_found(cls, name, value):
     with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of {cls.__name__}"):
         cls(**{name: value})._validate_params()
+
+
+def test_only_prompts_can_be_trained_without_adapters():
+    PromptTuning(adapter_weight=0.0)._validate_params()
+    with pytest.raises(InvalidParameterError, match="adapter_weight"):
+        AdapterTuning(adapter_weight=0.0)._validate_params()
 
 
 @EACH

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils._param_validation import StrOptions
 
+from capkit._validation import check_labels_of_paradigm
 from capkit.gaussians import GaussianPrior, evidence_temperature
 from capkit.image_classifier import ImageClassifier
 from capkit.transduction import GaussianTransduction
@@ -29,6 +31,9 @@ class GaussianTransductionClassifier(ImageClassifier):
 
     Parameters
     ----------
+    paradigm : {"ul", "ssl", "trzsl"}, default="ul"
+        How labels are used, see :class:`~capkit.CAPClassifier`: labeled images count for their
+        class alone, and in ``"trzsl"`` the others for the unlabeled classes.
     class_names : sequence of str or None, default=None
         Names of the classes; here or at :meth:`fit`.
     backbone : str or path, default="auto"
@@ -41,9 +46,6 @@ class GaussianTransductionClassifier(ImageClassifier):
         ``"auto"`` is CUDA where there is a device, else the CPU.
     transduction : GaussianTransduction or None, default=None
         None is one with its defaults.
-    use_labels : bool, default=False
-        Whether `y` is learned from: labeled images count for their class alone. Else `y` only
-        says whether predictions are names or indices.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
@@ -86,39 +88,42 @@ class GaussianTransductionClassifier(ImageClassifier):
     _parameter_constraints: ClassVar[dict] = {
         **ImageClassifier._parameter_constraints,
         "transduction": [GaussianTransduction, None],
-        "use_labels": ["boolean"],
+        "paradigm": [StrOptions({"ul", "ssl", "trzsl"})],
     }
 
     def __init__(
         self,
+        paradigm: str = "ul",
         *,
         class_names: Sequence[str] | None = None,
         backbone: str | os.PathLike = "auto",
         encoder: CLIPEncoder | None = None,
         device: str = "auto",
         transduction: GaussianTransduction | None = None,
-        use_labels: bool = False,
         verbose: int = 0,
     ):
+        self.paradigm = paradigm
         self.class_names = class_names
         self.backbone = backbone
         self.encoder = encoder
         self.device = device
         self.transduction = transduction
-        self.use_labels = use_labels
         self.verbose = verbose
 
     @property
     def _uses_labels(self) -> bool:
-        return self.use_labels
+        return self.paradigm != "ul"
+
+    def _check_labels(self, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+        check_labels_of_paradigm(labels, self.paradigm, class_names)
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
         self._make_encoder()  # raises where its settings contradict the classifier's
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
         given = GaussianTransduction() if self.transduction is None else self.transduction
-        paradigm = "ssl" if self.use_labels else "ul"
-        self.transduction_ = clone(given).set_params(paradigm=paradigm).fit(space, labels)
+        stage = clone(given).set_params(paradigm=self.paradigm)
+        self.transduction_ = stage.fit(space, labels)
         self.text_features_ = space.text_features
         result = self.transduction_.transform(space).transduction
         self._prior = GaussianPrior(

@@ -32,9 +32,9 @@ class LearningRate(Callback):
 class SelfTrainingUpdate(Callback):
     """At the end of an epoch: history, margin and main samples."""
 
-    def on_epoch_end(self, net: CAPNet, **kwargs) -> None:
+    def on_epoch_end(self, net: CAPNet, dataset_train=None, **kwargs) -> None:
         """Update the net's state from the epoch's predictions."""
-        net.self_training.end_epoch(net.state, net.epoch_predictions())
+        net.self_training.end_epoch(net.state, net.epoch_predictions(dataset_train))
 
 
 class Checkpoint(Callback):
@@ -89,7 +89,10 @@ class ProgressBar(Callback):
     def on_epoch_end(self, net: CAPNet, **kwargs) -> None:
         """Show the epoch's numbers."""
         row = net.state.history[-1]
-        self.bar_.set_postfix(loss=f"{row['loss']:.3f}", kept=f"{row['kept']:.0%}", refresh=False)
+        shown = {"loss": f"{row['loss']:.3f}"}
+        if "kept" in row:
+            shown["kept"] = f"{row['kept']:.0%}"
+        self.bar_.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
         """Leave the bar as it stands; safe where none was shown."""

@@ -54,7 +54,10 @@ class DualAdapterModule(nn.Module):
     adapter_dim : int, default=128
         Width inside the adapters.
     adapter_weight : float, default=0.01
-        Residual weight of the adapters.
+        Residual weight of the adapters; 0 leaves them out.
+    pseudo_adapter : bool, default=True
+        Whether the strong view has an adapter of its own. Without it, the main adapter's is
+        the pseudo branch too, in training and in prediction.
 
     Notes
     -----
@@ -69,19 +72,22 @@ class DualAdapterModule(nn.Module):
         *,
         adapter_dim: int = 128,
         adapter_weight: float = 0.01,
+        pseudo_adapter: bool = True,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.logit_scale = logit_scale
         self.text_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
         self.main_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
-        self.pseudo_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
+        self.pseudo_adapter = self.main_adapter
+        if pseudo_adapter:
+            self.pseudo_adapter = Adapter(encoder.dim, adapter_dim, adapter_weight)
 
     def forward(
         self,
-        weak: Tensor,
-        strong: Tensor,
-        unlabeled: Tensor,
+        weak: Tensor | None = None,
+        strong: Tensor | None = None,
+        unlabeled: Tensor | None = None,
         *,
         pseudo_label: Callable[[Tensor, Tensor], PseudoLabels],
         main: Tensor | None = None,
@@ -91,10 +97,10 @@ class DualAdapterModule(nn.Module):
 
         Parameters
         ----------
-        weak, strong : Tensor of shape (B, 3, S, S) or (B, d)
+        weak, strong : Tensor of shape (B, 3, S, S) or (B, d), or None, default=None
             Two views of the same unlabeled images: uint8 pixels or float features, as the
-            encoder takes them.
-        unlabeled : Tensor of shape (B,), int64
+            encoder takes them; where these are drawn.
+        unlabeled : Tensor of shape (B,), int64, or None, default=None
             Which images these are.
         pseudo_label : callable
             From the weak view's logits (B, C) and which images they are of to
@@ -108,17 +114,19 @@ class DualAdapterModule(nn.Module):
         dict of str
             ``"pseudo"``, the :class:`~.self_training.PseudoLabels` that the weak view gave,
             without gradient; ``"strong"``, the logits (n_kept, C) of the rows that they keep;
-            and the logits (B, C) of ``"main"`` and ``"labeled"`` where these were given.
+            and the logits (B, C) of ``"main"`` and ``"labeled"``: each where it was given.
         """
         texts = self.text_features("main")
-        with torch.no_grad():
-            weak_logits = self._similarities(self.features(weak, "main"), texts)
-        pseudo = pseudo_label(weak_logits, unlabeled)
-        given = {"labeled": labeled, "main": main, "strong": strong[pseudo.kept]}
+        outputs: dict[str, Any] = {}
+        given = {"labeled": labeled, "main": main}
+        if weak is not None:
+            with torch.no_grad():
+                weak_logits = self._similarities(self.features(weak, "main"), texts)
+            outputs["pseudo"] = pseudo = pseudo_label(weak_logits, unlabeled)
+            given["strong"] = None if strong is None else strong[pseudo.kept]
         batches = {name: batch for name, batch in given.items() if batch is not None}
         together = self.encoder.encode_images(torch.cat(list(batches.values())))
         parts = together.split([len(batch) for batch in batches.values()])
-        outputs: dict[str, Any] = {"pseudo": pseudo}
         for name, part in zip(batches, parts, strict=True):
             branch = "pseudo" if name == "strong" else "main"
             outputs[name] = self._similarities(self._adapt_images(part, branch), texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.hf import AccelerateMixin
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from capkit._memory import is_out_of_memory
 from capkit.exceptions import OutOfMemoryError, TrainingDivergedError
+from capkit.training.predictor import encode_batches, predict_logits
 from capkit.training.schedule import Schedule
 from capkit.training.self_training import EpochPredictions, SelfTraining, SelfTrainingState
+from capkit.training.streams import TrainingImages
 
 __all__ = ["AcceleratedCAPNet", "CAPNet"]
 
@@ -104,8 +107,9 @@ class CAPNet(NeuralNet):
         parts = {name: self._mean(values) for name, values in losses.items()}
         loss = torch.stack(list(parts.values())).sum()
         self._check_finite(loss, parts)
-        pseudo = y_pred["pseudo"]
-        self.predictions_.append((y_true["unlabeled"], pseudo.labels, pseudo.confidence))
+        if "pseudo" in y_pred:
+            pseudo = y_pred["pseudo"]
+            self.predictions_.append((y_true["unlabeled"], pseudo.labels, pseudo.confidence))
         self.losses_.append({name: part.detach() for name, part in parts.items()})
         return loss
 
@@ -148,22 +152,47 @@ class CAPNet(NeuralNet):
                 f"runs no tower. The device said: {str(error).splitlines()[0]}"
             ) from error
 
-    def epoch_predictions(self) -> EpochPredictions:
-        """Collect the epoch's predictions and losses from all processes."""
-        steps = len(self.predictions_)
-        columns = []
+    def epoch_predictions(self, images: TrainingImages) -> EpochPredictions:
+        """Collect the epoch's predictions and losses from all processes.
+
+        Parameters
+        ----------
+        images : TrainingImages
+            Unlabeled ones are predicted anew where the self-training asks for it.
+
+        Returns
+        -------
+        EpochPredictions
+        """
+        losses = {}
+        for name in self.losses_[0]:
+            mean = torch.stack([parts[name] for parts in self.losses_]).mean()
+            losses[name] = (self.sum_over_processes(mean) / self.n_processes).item()
+        rate = self.optimizer_.param_groups[0]["lr"]
+        wanted = self.self_training.wants_logits(self.state.epoch + 1)
+        logits = self._predict_unlabeled(images) if wanted else None
+        indices, labels, confidence = self._drawn_predictions()
+        return EpochPredictions(indices, labels, confidence, losses, rate, logits)
+
+    def _drawn_predictions(self) -> list[np.ndarray]:
+        """Indices, labels and confidence of the weak views of the epoch."""
+        if not self.predictions_:
+            return [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)]
+        steps, columns = len(self.predictions_), []
         for column in zip(*self.predictions_, strict=True):
             # (process, step, image) -> the order of the joined batches.
             gathered = self.gather(torch.stack(column))
             gathered = gathered.reshape(self.n_processes, steps, -1).transpose(0, 1)
             columns.append(gathered.reshape(-1).cpu().numpy())
-        losses = {}
-        for name in self.losses_[0]:
-            mean = torch.stack([parts[name] for parts in self.losses_]).mean()
-            losses[name] = (self.sum_over_processes(mean) / self.n_processes).item()
-        indices, labels, confidence = columns
-        rate = self.optimizer_.param_groups[0]["lr"]
-        return EpochPredictions(indices, labels, confidence, losses, rate)
+        return columns
+
+    def _predict_unlabeled(self, images: TrainingImages) -> np.ndarray:
+        """Logits of all unlabeled images by the main branch; each process computes all."""
+        module, rows = self.bare_module(), images.unlabeled
+        features = encode_batches(module, images.inputs[rows], self.schedule.batch_size)
+        logits = np.zeros((len(images), len(self.margin_)), dtype=np.float32)
+        logits[rows] = predict_logits(module, features, "main")
+        return logits
 
     @property
     def n_processes(self) -> int:

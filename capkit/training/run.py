@@ -52,11 +52,14 @@ class TrainingTask:
     logit_scale : float
     adapter_dim : int
     adapter_weight : float
+        0 leaves the adapters out.
     self_training : SelfTraining
         Which images train, with which labels.
     fingerprint : mapping of str to plain values
         What a checkpoint must agree with.
     device : str
+    pseudo_adapter : bool, default=True
+        Whether strong views have an adapter of their own.
     checkpoint_dir : path or None, default=None
     n_devices : int, default=1
     one_thread : bool, default=False
@@ -75,6 +78,7 @@ class TrainingTask:
     self_training: SelfTraining
     fingerprint: Mapping[str, Any]
     device: str
+    pseudo_adapter: bool = True
     checkpoint_dir: str | os.PathLike | None = None
     n_devices: int = 1
     one_thread: bool = False
@@ -90,6 +94,7 @@ class TrainingTask:
                 self.logit_scale,
                 adapter_dim=self.adapter_dim,
                 adapter_weight=self.adapter_weight,
+                pseudo_adapter=self.pseudo_adapter,
             )
 
 
@@ -171,6 +176,7 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
         iterator_train__seed=task.seed,
         iterator_train__state=state,
         iterator_train__strong_view=task.strong_view,
+        iterator_train__views=task.self_training.views,
         train_split=None,
         callbacks=[LearningRate(), *_epoch_end_callbacks(task, rank), *progress],
         verbose=0,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+_State = TypeVar("_State", bound="SelfTrainingState")
+
+
 class PseudoLabels(NamedTuple):
     """What the weak view of a batch says of the strong one.
 
@@ -63,13 +66,16 @@ class EpochPredictions:
     Parameters
     ----------
     indices : ndarray of shape (n_drawn,), int64
-        The unlabeled images in the order in which they were drawn.
+        The unlabeled images in the order in which they were drawn; none where no view is.
     labels : ndarray of shape (n_drawn,), int64
     confidence : ndarray of shape (n_drawn,), float32
     losses : dict of str to float
         Mean of each part of the loss over the steps.
     learning_rate : float
         Of the last step.
+    logits : ndarray of shape (n, C), float32, or None, default=None
+        Of every unlabeled image, by the model as it is after the epoch; the other rows are
+        zero. Where :meth:`SelfTraining.wants_logits` asks for them.
     """
 
     indices: np.ndarray
@@ -77,6 +83,7 @@ class EpochPredictions:
     confidence: np.ndarray
     losses: dict[str, float]
     learning_rate: float
+    logits: np.ndarray | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -110,7 +117,7 @@ class SelfTrainingState:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def before_training(cls, main_labels: np.ndarray, n_classes: int) -> SelfTrainingState:
+    def before_training(cls: type[_State], main_labels: np.ndarray, n_classes: int) -> _State:
         """State before the first epoch: main samples, no margin, no predictions."""
         return cls(
             main_labels=main_labels,
@@ -125,7 +132,15 @@ class SelfTrainingState:
 
 
 class SelfTraining(abc.ABC):
-    """What a training asks about its labels; picklable, so that other processes can ask too."""
+    """What a training asks about its labels; picklable, so that other processes can ask too.
+
+    Attributes
+    ----------
+    views : tuple of str
+        Views of unlabeled images that each step draws: both, the weak one alone, or none.
+    """
+
+    views: ClassVar[tuple[str, ...]] = ("weak", "strong")
 
     @abc.abstractmethod
     def start(self) -> SelfTrainingState:
@@ -137,9 +152,8 @@ class SelfTraining(abc.ABC):
             The same in every call. Without main samples that stream is left out.
         """
 
-    @abc.abstractmethod
     def pseudo_label(self, weak_logits: Tensor, indices: Tensor) -> PseudoLabels:
-        """Label a batch by its weak view.
+        """Label a batch by its weak view, where that is drawn.
 
         Parameters
         ----------
@@ -153,6 +167,22 @@ class SelfTraining(abc.ABC):
         PseudoLabels
             Strong views that are not kept are not encoded.
         """
+        raise NotImplementedError
+
+    def wants_logits(self, epoch: int) -> bool:
+        """Whether all unlabeled images are to be predicted at the end of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Epochs done with this one, from 1.
+
+        Returns
+        -------
+        bool
+            By default never.
+        """
+        return False
 
     @abc.abstractmethod
     def losses(

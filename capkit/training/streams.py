@@ -91,8 +91,9 @@ class ThreeStreams:
 
     A batch is ``(inputs, targets)``, two dictionaries. ``inputs`` has the keyword arguments of
     :class:`~capkit.training.module.DualAdapterModule`: ``weak``, ``strong``, the indices of the
-    unlabeled images of these two views as ``unlabeled`` and, where there are such images,
-    ``main`` and ``labeled``. ``targets`` has what these two learn, and ``unlabeled`` again.
+    unlabeled images of these two views as ``unlabeled``, where they are drawn, and, where there
+    are such images, ``main`` and ``labeled``. ``targets`` has what these two learn, and
+    ``unlabeled`` again.
 
     Parameters
     ----------
@@ -107,6 +108,8 @@ class ThreeStreams:
     strong_view : callable
         From the positions (B,) of images to a Tensor of their strong views; draws from torch's
         global generator.
+    views : tuple of str, default=("weak", "strong")
+        Views of unlabeled images to draw.
     rank : int, default=0
         Number of this process among `n_processes`, each of which gets an equal part of every
         batch: the parts in the order of the processes make the batch of a single one.
@@ -122,6 +125,7 @@ class ThreeStreams:
         seed: int,
         state: SelfTrainingState,
         strong_view: Callable[[np.ndarray], Tensor],
+        views: tuple[str, ...] = ("weak", "strong"),
         rank: int = 0,
         n_processes: int = 1,
     ) -> None:
@@ -131,6 +135,7 @@ class ThreeStreams:
         self.seed = seed
         self.state = state
         self.strong_view = strong_view
+        self.views = views
         part = batch_size // n_processes
         self.part = slice(rank * part, (rank + 1) * part)
         self.labeled = images.labeled
@@ -145,13 +150,15 @@ class ThreeStreams:
         main = self._draw(np.flatnonzero(self.state.main_labels >= 0), epoch, _MAIN)
         labeled = self._draw(self.labeled, epoch, _LABELED)
         for step in range(self.steps):
-            weak = unlabeled[step, self.part]
-            inputs = {
-                "weak": self.images[weak],
-                "strong": self._strong(unlabeled[step], epoch, step),
-            }
-            inputs["unlabeled"] = torch.from_numpy(weak)
-            targets = {"unlabeled": weak}
+            inputs: dict[str, Tensor] = {}
+            targets: dict[str, np.ndarray] = {}
+            if "weak" in self.views:
+                weak = unlabeled[step, self.part]
+                inputs["weak"] = self.images[weak]
+                inputs["unlabeled"] = torch.from_numpy(weak)
+                targets["unlabeled"] = weak
+            if "strong" in self.views:
+                inputs["strong"] = self._strong(unlabeled[step], epoch, step)
             if main.size:
                 rows = main[step, self.part]
                 inputs["main"] = self.images[rows]

@@ -93,6 +93,9 @@ class AdapterTuning(Tuning):
         Width inside the adapters.
     adapter_weight : float, default=0.5
         Residual weight of the adapters.
+    pseudo_adapter : bool, default=True
+        Whether strong views train an adapter of their own, so that wrong pseudolabels do not
+        reach the one that gives them. False has them train the main one.
     augment : float or callable, default=0.5
         Strong view: length of the random vector that is added to a unit feature, or a transform
         of a feature (d,).
@@ -133,6 +136,7 @@ class AdapterTuning(Tuning):
 
     _parameter_constraints: ClassVar[dict] = {
         **Tuning._parameter_constraints,
+        "adapter_weight": [Interval(Real, 0, None, closed="neither")],
         "augment": [Interval(Real, 0, None, closed="left"), callable],
     }
 
@@ -141,6 +145,7 @@ class AdapterTuning(Tuning):
         *,
         adapter_dim: int = 64,
         adapter_weight: float = 0.5,
+        pseudo_adapter: bool = True,
         augment: float | Callable[[Tensor], Tensor] = 0.5,
         epochs: int = 20,
         steps_per_epoch: int = 30,
@@ -153,6 +158,7 @@ class AdapterTuning(Tuning):
     ) -> None:
         self.adapter_dim = adapter_dim
         self.adapter_weight = adapter_weight
+        self.pseudo_adapter = pseudo_adapter
         self.augment = augment
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch

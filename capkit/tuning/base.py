@@ -61,14 +61,18 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         Ways to predict that use nothing but what was trained.
     small_steps : bool
         Whether a step is too small to gain from threads.
+    trains_encoder : bool
+        Whether more is trained than the adapters, so that these can be left out.
     """
 
     name: ClassVar[str]
     inference_modes: ClassVar[tuple[str, ...]]
     small_steps: ClassVar[bool] = False
+    trains_encoder: ClassVar[bool] = False
 
     adapter_dim: int
     adapter_weight: float
+    pseudo_adapter: bool
     epochs: int
     steps_per_epoch: int
     batch_size: int
@@ -80,7 +84,8 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
 
     _parameter_constraints: ClassVar[dict] = {
         "adapter_dim": [Interval(Integral, 1, None, closed="left")],
-        "adapter_weight": [Interval(Real, 0, None, closed="neither")],
+        "adapter_weight": [Interval(Real, 0, None, closed="left")],
+        "pseudo_adapter": ["boolean"],
         "epochs": [Interval(Integral, 1, None, closed="left")],
         "steps_per_epoch": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],

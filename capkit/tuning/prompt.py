@@ -131,7 +131,10 @@ class PromptTuning(Tuning):
     adapter_dim : int, default=128
         Width inside the adapters.
     adapter_weight : float, default=0.01
-        Residual weight of the adapters.
+        Residual weight of the adapters; 0 leaves them out.
+    pseudo_adapter : bool, default=True
+        Whether strong views train an adapter of their own, so that wrong pseudolabels do not
+        reach the one that gives them. False has them train the main one.
     augment : {"crop_flip", "crop", "affine"} or callable, default="crop_flip"
         Strong view. ``"crop_flip"``: random crops of the whole image, half of them mirrored (the
         paper). ``"crop"`` and ``"affine"`` do not mirror and so suit text, maps and medical
@@ -174,6 +177,7 @@ class PromptTuning(Tuning):
 
     name: ClassVar[str] = "prompt"
     inference_modes: ClassVar[tuple[str, ...]] = INFERENCE_MODES
+    trains_encoder: ClassVar[bool] = True
 
     _parameter_constraints: ClassVar[dict] = {
         **Tuning._parameter_constraints,
@@ -191,6 +195,7 @@ class PromptTuning(Tuning):
         prompt_init: str = "a photo of a",
         adapter_dim: int = 128,
         adapter_weight: float = 0.01,
+        pseudo_adapter: bool = True,
         augment: str | Callable[[Tensor], Tensor] = "crop_flip",
         epochs: int = 50,
         steps_per_epoch: int = 50,
@@ -206,6 +211,7 @@ class PromptTuning(Tuning):
         self.prompt_init = prompt_init
         self.adapter_dim = adapter_dim
         self.adapter_weight = adapter_weight
+        self.pseudo_adapter = pseudo_adapter
         self.augment = augment
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch

@@ -1,0 +1,174 @@
+"""FPL: a few pseudolabels of each class, chosen once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.utils._param_validation import Interval
+
+from capkit.baselines._self_trained import (
+    PeerSelfTraining,
+    SelfTrainedClassifier,
+    top_k_of_each_class,
+)
+from capkit.training.self_training import SelfTrainingState
+
+if TYPE_CHECKING:
+    from capkit.encoder import CLIPEncoder
+    from capkit.tuning import Tuning
+
+__all__ = ["FPLClassifier"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FewPseudolabels(PeerSelfTraining):
+    """The images that the frozen model finds most probable for each class.
+
+    Parameters
+    ----------
+    top_k : int
+        Images of a class.
+    """
+
+    top_k: int
+
+    def start(self) -> SelfTrainingState:
+        """Choose them, once."""
+        probabilities = self.probabilities(self.zero_shot_logits())
+        chosen = self.for_all_images(top_k_of_each_class(probabilities, self.top_k))
+        return SelfTrainingState.before_training(chosen, len(self.text_features))
+
+
+class FPLClassifier(SelfTrainedClassifier):
+    """Train on the images that zero-shot finds most probable for each class.
+
+    FPL (few pseudolabels): each class takes its `top_k` most probable images, whatever they are
+    predicted as, so that every class has equally many; they are kept throughout the training. An
+    image that several classes want goes to the most probable one of them.
+
+    Parameters
+    ----------
+    paradigm : {"ul", "ssl", "trzsl"}, default="ul"
+        How labels are used, see :class:`~capkit.CAPClassifier`.
+    class_names : sequence of str or None, default=None
+        Names of the classes; here or at :meth:`fit`.
+    backbone : str or path, default="auto"
+        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are not
+        looked at where a ConceptSpace is given.
+    encoder : CLIPEncoder or None, default=None
+        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        defaults.
+    tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
+        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or adapters
+        alone.
+    top_k : int, default=16
+        Images of a class.
+    checkpoint_dir : path or None, default=None
+        Folder in which the state of the training is written after every epoch, see
+        :class:`~capkit.CAPClassifier`.
+    device : str, default="auto"
+        ``"auto"`` is CUDA where there is a device, else the CPU.
+    n_devices : int, default=1
+        Processes that train together.
+    random_state : int, RandomState instance or None, default=None
+        Fixes first weights, batches and views.
+    verbose : int, default=0
+        Above 0, progress bars are shown.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
+        of :meth:`predict_proba` are in this order.
+    class_names_ : tuple of str
+        Names of the classes, in the order that was given.
+    n_features_in_ : int
+        Width ``d`` of the features.
+    pseudo_labels_ : ndarray of shape (n_images,), dtype int64
+        Classes of the main samples, as indices into `class_names_`, -1 for the other images.
+    text_features_ : ndarray of shape (n_classes, d), dtype float32
+        Class features after training, unit rows, in the order of `class_names_`.
+    history_ : list of dict
+        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
+        pseudolabels of each class (``class_counts``) and their evenness (``class_balance``), and
+        the number of main samples (``n_main``).
+    paradigm_ : str
+        Paradigm of the fit.
+    tuning_ : Tuning
+        What `tuning` stood for, with one branch.
+    seed_ : int
+        What `random_state` stood for.
+    backbone_name_ : str or None
+        Name of the backbone behind the features; None where they were given without.
+    backbone_id_ : str or None
+        Fingerprint of its configuration and weights.
+    logit_scale_ : float
+        ``s``, the factor between cosine similarities and logits.
+
+    See Also
+    --------
+    UPLClassifier : Takes images that are predicted as the class only.
+    GRIPClassifier : Takes more images in every round.
+
+    Notes
+    -----
+    From the paper's description, not from its code: it trains text, visual, or joint prompts;
+    here it is what `tuning` says, with CAP's schedule. Labeled images train as a stream of their
+    own with weight 1, where the paper weighs them by their number.
+
+    References
+    ----------
+    Menghini, Delworth and Bach, "Enhancing CLIP with CLIP: Exploring Pseudolabeling for
+    Limited-Label Prompt Tuning", NeurIPS 2023, :arxiv:`2306.01669`.
+
+    Examples
+    --------
+    >>> from capkit.baselines import FPLClassifier
+    >>> from capkit.datasets import load_digits
+    >>> train, test = load_digits(split="train"), load_digits(split="test")
+    >>> classifier = FPLClassifier(backbone="glyph", tuning="adapter", random_state=0)
+    >>> classifier = classifier.fit(train.images, class_names=train.class_names)
+    >>> print(f"{classifier.score(test.images, test.target):.1f}")
+    0.9
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **SelfTrainedClassifier._parameter_constraints,
+        "top_k": [Interval(Integral, 1, None, closed="left")],
+    }
+    _own_parameters: ClassVar[tuple[str, ...]] = ("top_k",)
+
+    def __init__(
+        self,
+        paradigm: str = "ul",
+        *,
+        class_names: Sequence[str] | None = None,
+        backbone: str | os.PathLike = "auto",
+        encoder: CLIPEncoder | None = None,
+        tuning: Tuning | str = "auto",
+        top_k: int = 16,
+        checkpoint_dir: str | os.PathLike | None = None,
+        device: str = "auto",
+        n_devices: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.paradigm = paradigm
+        self.class_names = class_names
+        self.backbone = backbone
+        self.encoder = encoder
+        self.tuning = tuning
+        self.top_k = top_k
+        self.checkpoint_dir = checkpoint_dir
+        self.device = device
+        self.n_devices = n_devices
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _choose_self_training(self, **fields: Any) -> FewPseudolabels:
+        return FewPseudolabels(**fields, top_k=self.top_k)

@@ -1,0 +1,215 @@
+"""Base of the classifiers that train adapters or prompts: which way, one training, prediction."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from capkit._validation import check_labels_of_paradigm
+from capkit.adapted import AdaptedModel, Reader
+from capkit.backbones import Backbone, load_backbone
+from capkit.backbones.registry import resolve_device
+from capkit.backbones.reloading import reload_backbone
+from capkit.image_classifier import ImageClassifier
+from capkit.images import ImageSource
+from capkit.space import ConceptSpace
+from capkit.training.checkpoint import CHECKPOINT_NAME, digest, plain, read_fingerprint
+from capkit.training.module import DualAdapterModule
+from capkit.training.run import TrainingTask, check_devices, train
+from capkit.training.self_training import SelfTraining, SelfTrainingState
+from capkit.training.streams import TrainingImages
+from capkit.tuning import Tuning
+from capkit.tuning.choosing import TUNINGS, candidate_tunings, choose_tuning
+
+__all__ = ["TrainedClassifier"]
+
+
+class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClassifier):
+    """Base of the classifiers that train adapters or prompts on images.
+
+    A subclass's ``_fit_space`` chooses a way of tuning and a
+    :class:`~capkit.training.self_training.SelfTraining`, calls ``_train``, and sets ``_model``,
+    ``paradigm_``, ``tuning_`` and ``seed_``.
+
+    Its constructor has the parameters of :class:`~capkit.image_classifier.ImageClassifier`, and
+    ``paradigm``, ``tuning``, ``checkpoint_dir``, ``n_devices`` and ``random_state``.
+    """
+
+    paradigm: str
+    tuning: Tuning | str
+    checkpoint_dir: str | os.PathLike | None
+    n_devices: int
+    random_state: int | np.random.RandomState | None
+
+    paradigm_: str
+    tuning_: Tuning
+    seed_: int
+    _model: AdaptedModel
+
+    _parameter_constraints: ClassVar[dict] = {
+        **ImageClassifier._parameter_constraints,
+        "paradigm": [StrOptions({"ul", "ssl", "trzsl"})],
+        "tuning": [StrOptions({"auto", *TUNINGS}), Tuning],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "n_devices": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    # -- checks before anything is loaded
+
+    @property
+    def _uses_labels(self) -> bool:
+        return self.paradigm != "ul"
+
+    def _check_labels(self, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+        check_labels_of_paradigm(labels, self.paradigm, class_names)
+
+    def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
+        encoder, tunings = self._make_encoder(), candidate_tunings(self.tuning)
+        for tuning in tunings:
+            check_devices(self.n_devices, tuning.batch_size)
+        if len(tunings) > 1:
+            return  # "auto" takes what fits
+        self._check_inference(tunings[0])
+        tunings[0].check_images(images)
+        if not isinstance(images, ConceptSpace):
+            tunings[0].check_backbone(
+                lambda: load_backbone(encoder.backbone, device=encoder.device)
+            )
+
+    def _check_inference(self, tuning: Tuning) -> None:
+        """Raise a ValueError where a way to predict uses none of what is trained."""
+
+    # -- training
+
+    def _choose_tuning(self, space: ConceptSpace) -> Tuning:
+        device = resolve_device(self._make_encoder().device)
+        return choose_tuning(self.tuning, space, device, lambda: self._backbone_of(space))
+
+    def _backbone_of(self, space: ConceptSpace) -> Backbone:
+        device, owner = self._make_encoder().device, "the ConceptSpace"
+        return reload_backbone(space.backbone, space.backbone_id, device=device, owner=owner)
+
+    def _choose_seed(self) -> int:
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        if self.random_state is None and self.checkpoint_dir is not None:
+            # Without a seed of its own, a fit that goes on takes that of the fit that was killed.
+            fingerprint = read_fingerprint(Path(self.checkpoint_dir) / CHECKPOINT_NAME)
+            if fingerprint is not None:
+                return fingerprint["seed"]
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _train(
+        self,
+        space: ConceptSpace,
+        labels: np.ndarray,
+        tuning: Tuning,
+        self_training: SelfTraining,
+        settings: dict[str, Any],
+    ) -> tuple[SelfTrainingState, DualAdapterModule]:
+        """Train; `settings` are what decides the training besides the tuning's parameters."""
+        encoder = self._make_encoder()
+        device = str(resolve_device(encoder.device))
+        built = tuning.build(space, device=device, n_jobs=encoder.n_jobs)
+        task = TrainingTask(
+            schedule=tuning.schedule(),
+            seed=self.seed_,
+            images=TrainingImages(built.inputs, labels),
+            strong_view=built.strong_view,
+            load_encoder=built.load_encoder,
+            logit_scale=space.logit_scale,
+            adapter_dim=tuning.adapter_dim,
+            adapter_weight=tuning.adapter_weight,
+            pseudo_adapter=tuning.pseudo_adapter,
+            self_training=self_training,
+            fingerprint=self._fingerprint(space, labels, tuning) | plain(settings),
+            device=device,
+            checkpoint_dir=self.checkpoint_dir,
+            n_devices=self.n_devices,
+            one_thread=tuning.small_steps,
+            verbose=self.verbose,
+        )
+        return train(task)
+
+    def _fingerprint(
+        self, space: ConceptSpace, labels: np.ndarray, tuning: Tuning
+    ) -> dict[str, Any]:
+        """What every training depends on, to compare a checkpoint by; each part by its name."""
+        parameters = {
+            "class_names": space.class_names,
+            "class texts": space.prompts,
+            "backbone": space.backbone,
+            "backbone fingerprint": space.backbone_id,
+            "paradigm": self.paradigm,
+            "tuning": tuning.name,
+            "seed": self.seed_,
+            **tuning.get_params(),
+        }
+        return plain(parameters) | {
+            "images": digest(space.image_features),
+            "labels": digest(labels),
+            "class features": digest(space.text_features),
+        }
+
+    def _after_interrupt(self) -> str:
+        if self.checkpoint_dir is None:
+            return ""
+        if not (Path(self.checkpoint_dir) / CHECKPOINT_NAME).exists():
+            return ""
+        return " Fit again to go on from the last epoch."
+
+    # -- prediction
+
+    def _inference(self) -> str:
+        """With which parts to predict, one of the tuning's ``inference_modes``."""
+        raise NotImplementedError
+
+    def _logits(self, images: ConceptSpace | ImageSource) -> np.ndarray:
+        inference = self._inference()  # a wrong one is found before anything is encoded
+        return self._model.logits(images, inference, self._reader())
+
+    def transform(self, X: object) -> np.ndarray:
+        """Adapted features of images.
+
+        Parameters
+        ----------
+        X : sequence of images of length n_images, or ConceptSpace
+
+        Returns
+        -------
+        ndarray of shape (n_images, d), dtype float32
+            Unit rows: what is compared with the classes; where the probabilities of two branches
+            are averaged, the normalised mean of theirs. Those of the frozen model where no
+            training was kept.
+        """
+        images, inference = self._read(X), self._inference()
+        return self._model.transform(images, inference, self._reader())
+
+    def _reader(self) -> Reader:
+        encoder = self._make_encoder()
+        return Reader(
+            encode=self._encode_new,
+            backbone=lambda: self.backbone_,
+            device=str(resolve_device(encoder.device)),
+            batch_size=encoder.batch_size,
+            n_jobs=encoder.n_jobs,
+        )
+
+    # -- what scikit-learn asks
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # float32, whatever the images are
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_in_
