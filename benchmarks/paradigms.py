@@ -23,34 +23,16 @@ from sklearn.base import clone
 from capkit import CAPClassifier
 from capkit.baselines import ZeroShotClassifier
 from capkit.datasets import load_digits, load_handwriting
+from capkit.model_selection import make_paradigm
 from capkit.tuning import AdapterTuning, PromptTuning
 
 DATA_SETS = {"digits": load_digits, "handwriting": load_handwriting}
-LABELS_PER_CLASS = 2
-SHARE_OF_SEEN_CLASSES = 0.62
 # 400 steps of prompt tuning: about a minute on two cores. Characters do not survive a
 # flip, and a crop of 8% of one is no character, so that the strong view is an affine map.
 SETTINGS = {
     "adapter": AdapterTuning(),
     "prompt": PromptTuning(epochs=20, steps_per_epoch=20, augment="affine"),
 }
-
-
-def draw_labels(target, paradigm, seed):
-    """Labels that a paradigm may see, -1 elsewhere; and the seen classes."""
-    generator = np.random.default_rng(seed)
-    classes = np.unique(target)
-    if paradigm == "ul":
-        return np.full(len(target), -1), classes[:0]
-    if paradigm == "trzsl":
-        n_seen = round(SHARE_OF_SEEN_CLASSES * len(classes))
-        seen = generator.choice(classes, n_seen, replace=False)
-        return np.where(np.isin(target, seen), target, -1), seen
-    y = np.full(len(target), -1)
-    for index in classes:
-        labeled = generator.choice(np.flatnonzero(target == index), LABELS_PER_CLASS, False)
-        y[labeled] = index
-    return y, classes[:0]
 
 
 def score(predicted, target, seen):
@@ -73,7 +55,8 @@ def run(name, paradigm, tuning, pseudo_labels, seeds):
     zero_shot = ZeroShotClassifier(backbone="glyph", class_names=train.class_names)
     untrained = zero_shot.fit(train.images).predict(test.images)
     for seed in seeds:
-        indices, seen = draw_labels(train.target, paradigm, seed)
+        # Drawn from indices: names have another order, and would be drawn differently.
+        indices, seen = make_paradigm(train.target, paradigm, random_state=seed)
         y = [names[index] if index >= 0 else -1 for index in indices]
         classifier = CAPClassifier(
             paradigm,

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 # Where each public name lives; loaded when first asked for, so that `import capkit` stays quick.
-_ESTIMATORS = {
+_NAMES = {
     "CAPClassifier": "capkit.classifier",
     "CLIPEncoder": "capkit.encoder",
+    "Comparison": "capkit.comparison",
     "ConceptAligner": "capkit.alignment",
     "ConceptSpace": "capkit.space",
     "GaussianTransduction": "capkit.transduction",
     "MainSampleRenewal": "capkit.renewal",
     "MarginCalibrator": "capkit.margins",
     "MismatchDetector": "capkit.mismatch",
+    "compare": "capkit.comparison",
 }
 _MODULES = (
     "backbones",
     "baselines",
+    "comparison",
     "datasets",
     "describers",
     "exceptions",
@@ -33,6 +36,7 @@ _MODULES = (
 __all__ = [
     "CAPClassifier",
     "CLIPEncoder",
+    "Comparison",
     "ConceptAligner",
     "ConceptSpace",
     "GaussianTransduction",
@@ -42,6 +46,8 @@ __all__ = [
     "__version__",
     "backbones",
     "baselines",
+    "compare",
+    "comparison",
     "datasets",
     "describers",
     "exceptions",
@@ -54,6 +60,7 @@ __all__ = [
 if TYPE_CHECKING:
     import capkit.backbones as backbones
     import capkit.baselines as baselines
+    import capkit.comparison as comparison
     import capkit.datasets as datasets
     import capkit.describers as describers
     import capkit.exceptions as exceptions
@@ -63,6 +70,7 @@ if TYPE_CHECKING:
     import capkit.tuning as tuning
     from capkit.alignment import ConceptAligner
     from capkit.classifier import CAPClassifier
+    from capkit.comparison import Comparison, compare
     from capkit.encoder import CLIPEncoder
     from capkit.margins import MarginCalibrator
     from capkit.mismatch import MismatchDetector
@@ -72,8 +80,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    if name in _ESTIMATORS:
-        return getattr(importlib.import_module(_ESTIMATORS[name]), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"capkit.{name}")
     raise AttributeError(f"module 'capkit' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""LabeledKFold: unlabeled images always train and are never scored."""
+"""Folds, labels that a paradigm sees, and long tails."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.semi_supervised import LabelPropagation
 
 from capkit.exceptions import LabelError
-from capkit.model_selection import LabeledKFold
+from capkit.model_selection import LabeledKFold, make_paradigm, subsample_long_tail
 
 
 @given(
@@ -123,3 +123,128 @@ def test_it_is_a_splitter_to_scikit_learn():
     search = GridSearchCV(LabelPropagation(), {"gamma": [1, 20]}, cv=cv).fit(X, y)
     assert search.n_splits_ == 4
     assert clone(search).cv.unseen_classes is None
+
+
+# -- make_paradigm
+
+
+def test_ul_shows_no_label():
+    y, seen = make_paradigm([0, 1, 2, 1], "ul")
+    assert y.tolist() == [-1] * 4 and len(seen) == 0
+    y, _ = make_paradigm(["a", "b"], "ul")
+    assert y.tolist() == [None, None]
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(1, 5))
+def test_ssl_shows_some_labels_of_each_class(y, n_labeled):
+    counts = {name: y.count(name) for name in set(y)}
+    if max(counts.values()) <= n_labeled:
+        with pytest.raises(LabelError, match=f"n_labeled={n_labeled} a class, but no class has"):
+            make_paradigm(y, "ssl", n_labeled=n_labeled)
+        return
+    shown, seen = make_paradigm(y, "ssl", n_labeled=n_labeled, random_state=0)
+    assert len(seen) == 0
+    assert all(label in (None, name) for label, name in zip(shown, y, strict=True))
+    for name, count in counts.items():
+        assert (shown == name).sum() == min(n_labeled, count)
+
+
+def test_trzsl_shows_all_labels_of_the_seen_classes():
+    target = np.repeat(np.arange(10), 3)
+    y, seen = make_paradigm(target, "trzsl", random_state=0)
+    assert len(seen) == 6  # 0.62 of 10
+    assert seen.tolist() == sorted(set(y.tolist()) - {-1})
+    np.testing.assert_array_equal(y, np.where(np.isin(target, seen), target, -1))
+    assert make_paradigm(target, "trzsl", seen_fraction=0.5, random_state=0)[1].shape == (5,)
+
+
+def test_the_seed_decides_what_is_shown():
+    target = np.arange(100) % 5
+    for paradigm in ("ssl", "trzsl"):
+        draws = [make_paradigm(target, paradigm, random_state=seed)[0] for seed in (0, 0, 1)]
+        np.testing.assert_array_equal(draws[0], draws[1])
+        assert (draws[0] != draws[2]).any()
+    # The draws that the published numbers of benchmarks/paradigms.py are of.
+    shown = np.flatnonzero(make_paradigm(target, "ssl", random_state=0)[0] >= 0)
+    assert shown.tolist() == [
+        2,
+        7,
+        26,
+        31,
+        49,
+        60,
+        63,
+        64,
+        78,
+        80,
+    ]
+    assert make_paradigm(target, "trzsl", random_state=0)[1].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("y", "parameters", "error", "message"),
+    [
+        (
+            [0, 1, -1],
+            {},
+            LabelError,
+            "make_paradigm expected the label of every image, got 2",
+        ),
+        ([], {}, LabelError, "got 0 labels of 0 images"),
+        ([0, "a"], {}, LabelError, "mixes"),
+        ([0, 1], {"paradigm": "few"}, ValueError, "paradigm of ul, ssl, trzsl, got 'few'"),
+        ([0, 1], {"n_labeled": 0}, ValueError, "n_labeled as an int of at least 1, got 0"),
+        ([0, 1], {"n_labeled": 1.5}, ValueError, "n_labeled as an int of at least 1, got 1.5"),
+        ([0, 1], {"seen_fraction": 1.0}, ValueError, "seen_fraction between 0 and 1, got 1.0"),
+        ([0, 1], {"paradigm": "trzsl", "seen_fraction": 0.2}, LabelError, "got 0 seen ones of 2"),
+    ],
+)
+def test_labels_that_cannot_be_hidden_are_refused(y, parameters, error, message):
+    with pytest.raises(error, match=message):
+        make_paradigm(y, **({"paradigm": "ssl"} | parameters))
+
+
+# -- subsample_long_tail
+
+
+def test_class_sizes_fall_geometrically():
+    y = np.repeat(["a", "b", "c", "d", "e"], 16)
+    rows = subsample_long_tail(y, 16, random_state=0)
+    assert sorted(np.unique(y[rows], return_counts=True)[1]) == [1, 2, 4, 8, 16]
+    assert (np.diff(rows) > 0).all()
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=8), st.floats(1, 100), st.integers(0, 1000)
+)
+def test_a_long_tail_is_as_large_as_the_classes_allow(sizes, ratio, seed):
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    rows = subsample_long_tail(y, ratio, random_state=seed)
+    chosen = np.bincount(y[rows], minlength=len(sizes))
+    assert (chosen >= 1).all() and (chosen <= sizes).all()
+    assert (chosen == sizes).any()  # one class gives all that it has
+    order = np.sort(chosen)[::-1]
+    largest = order[0]
+    parts = ratio ** -np.linspace(0, 1, len(sizes))
+    assert (np.abs(order - np.maximum(1, largest * parts)) <= 1 + 1e-9).all()
+
+
+def test_a_ratio_of_one_makes_classes_as_large_as_the_smallest():
+    y = [0] * 9 + [1] * 4 + [2] * 6
+    assert np.bincount(np.array(y)[subsample_long_tail(y, 1)]).tolist() == [4, 4, 4]
+
+
+def test_the_seed_decides_which_classes_are_rare():
+    y = np.arange(300) % 3
+    sizes = [
+        tuple(np.bincount(y[subsample_long_tail(y, 10, random_state=seed)])) for seed in range(9)
+    ]
+    assert len(set(sizes)) > 1 and len({tuple(sorted(size)) for size in sizes}) == 1
+
+
+@pytest.mark.parametrize("ratio", [0.5, np.nan, np.inf])
+def test_an_impossible_ratio_is_refused(ratio):
+    with pytest.raises(ValueError, match="finite number of at least 1"):
+        subsample_long_tail([0, 1], ratio)
+    with pytest.raises(LabelError, match="subsample_long_tail expected the label of every image"):
+        subsample_long_tail([0, None], 2)

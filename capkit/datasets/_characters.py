@@ -11,6 +11,8 @@ from PIL import Image
 from sklearn import datasets as sklearn_datasets
 from sklearn.utils import Bunch, check_random_state
 
+from capkit._sampling import long_tail
+
 SPLITS = ("train", "test", "all")
 IMAGE_SIZE = 32
 # A margin of two cells of the 8 x 8 grid gives the digits about the height that capitals
@@ -219,28 +221,11 @@ def _select(
     rows = np.flatnonzero(kept)
     if imbalance_ratio is None:
         return rows
-    chosen = _long_tail(target[rows], imbalance_ratio, check_random_state(random_state))
+    smallest = int(np.bincount(target[rows]).min())
+    chosen = long_tail(
+        target[rows], imbalance_ratio, check_random_state(random_state), largest=smallest
+    )
     return rows[chosen]
-
-
-def _long_tail(
-    target: np.ndarray, imbalance_ratio: float, random_state: np.random.RandomState
-) -> np.ndarray:
-    """Choose positions so that class sizes fall geometrically from largest to smallest."""
-    if not (np.isfinite(imbalance_ratio) and imbalance_ratio >= 1):
-        raise ValueError(
-            "imbalance_ratio is expected to be a finite number of at least 1 (the largest class "
-            f"over the smallest), got {imbalance_ratio!r}."
-        )
-    counts = np.bincount(target)
-    exponents = np.arange(len(counts)) / (len(counts) - 1)
-    sizes = np.maximum(1, np.rint(counts.min() * imbalance_ratio**-exponents)).astype(int)
-    order = random_state.permutation(len(counts))
-    chosen = [
-        random_state.permutation(np.flatnonzero(target == label))[:size]
-        for label, size in zip(order, sizes, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))
 
 
 def _make_bunch(
