@@ -98,31 +98,32 @@ def parts_of_cap(problem):
     one_adapter = AdapterTuning(pseudo_adapter=False)
     variants = {
         "CAP (paper)": paper,
-        "  no detection, no new texts": paper | {"aligner": "passthrough"},
-        "  no margin": paper | {"m": 0.0},
-        "  margin without tendency": paper | {"calibrator": MarginCalibrator(use_tendency=False)},
-        "  margin without similarity": paper
+        "paper, no detection, no new texts": paper | {"aligner": "passthrough"},
+        "paper, no margin": paper | {"m": 0.0},
+        "paper, margin without tendency": paper
+        | {"calibrator": MarginCalibrator(use_tendency=False)},
+        "paper, margin without similarity": paper
         | {"calibrator": MarginCalibrator(use_similarity=False)},
-        "  no pseudo adapter": paper | {"tuning": one_adapter},
-        "  no renewal": paper | {"renewal": MainSampleRenewal(every=None)},
+        "paper, no pseudo adapter": paper | {"tuning": one_adapter},
+        "paper, no renewal": paper | {"renewal": MainSampleRenewal(every=None)},
         "CAP": {},
-        "  no detection": {"t": 0},
-        "  no guard": {"pseudo_labels": GaussianTransduction(guard=False)},
-        "  classes taken as equal": {"class_prior": "equal"},
-        "  no margin, no proportions": {"m": 0.0, "class_prior": "equal"},
-        "  one adapter": {"tuning": one_adapter},
-        "  main samples of the start": {"renewal": MainSampleRenewal(every=None)},
+        "CAP, no detection": {"t": 0},
+        "CAP, no guard": {"pseudo_labels": GaussianTransduction(guard=False)},
+        "CAP, classes taken as equal": {"class_prior": "equal"},
+        "CAP, no margin": {"m": 0.0},
+        "CAP, no pseudo adapter": {"tuning": one_adapter},
+        "CAP, no renewal": {"renewal": MainSampleRenewal(every=None)},
     }
     if problem.descriptions:
         describer = TableDescriber(problem.descriptions)
         always = ConceptAligner(describer=describer, accept="always")
-        variants["  with texts from a table, always"] = paper | {"aligner": always}
-        variants["  with texts from a table, if borne out"] = {"describer": describer}
+        variants["paper, texts from a table"] = paper | {"aligner": always}
+        variants["CAP, texts from a table"] = {"describer": describer}
     estimators = {
         name: CAPClassifier(**{"tuning": AdapterTuning()} | parameters)
         for name, parameters in variants.items()
     }
-    return estimators | {"  no training": GaussianTransductionClassifier()}
+    return estimators | {"CAP, no training": GaussianTransductionClassifier()}
 
 
 def for_unequal_classes():
@@ -152,23 +153,21 @@ def run_peers(problems, options):
 
 
 def run_prompts(problems, options):
-    problems = {name: p for name, p in problems.items() if p.space.images is not None}
+    problems = {name: each for name, each in problems.items() if each.space.images is not None}
     parameters = {"paradigms": options.paradigms, "seeds": range(options.prompt_seeds)}
     methods = {
         name: method
         for name, method in all_methods(clone(PROMPTS)).items()
-        if name in OURS or "tuning" in method.get_params(deep=False) or name == "zero-shot"
+        if "tuning" in method.get_params(deep=False) or name in (*OURS, "zero-shot")
     }
-    return {
-        name: run(methods, problem, options, **parameters) for name, problem in problems.items()
-    }
+    return {name: run(methods, each, options, **parameters) for name, each in problems.items()}
 
 
 def run_ablation(problems, options):
     seeds = range(options.seeds)
     return {
-        name: run(parts_of_cap(problem), problem, options, seeds=seeds)
-        for name, problem in problems.items()
+        name: run(parts_of_cap(each), each, options, seeds=seeds)
+        for name, each in problems.items()
     }
 
 

@@ -89,7 +89,7 @@ class UnsupportedBackboneError(BackboneError, TypeError):
 
 
 class CacheError(CapkitError, OSError):
-    """The feature cache on disk could not be read or written."""
+    """A cache on disk, of features or of answers, could not be read or written."""
 
 
 class DescriberError(CapkitError, RuntimeError):
@@ -110,7 +110,7 @@ class DescriberConnectionError(DescriberError, ConnectionError):
 
 
 class DescriberModelError(DescriberError, LookupError):
-    """The language model is not available on the server."""
+    """The language model is not available on the server, or another one answered."""
 
 
 class DescriberTimeoutError(DescriberError, TimeoutError):

@@ -6,12 +6,20 @@ name, and can be told to fail in the ways in which real servers and models do.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 DIGEST = "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72"
+# What is sent of an answer before it drips.
+_HEADS = {
+    "drip body": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n",
+    "drip head": b"HTTP/1.1 200 OK\r\nX-Slow: ",
+    "drip status": b"HTTP/1.1 2",
+}
 
 
 class OllamaServer:
@@ -29,6 +37,8 @@ class OllamaServer:
         Largest number of chat requests that were under way at the same time.
     meeting : threading.Barrier or None
         Every chat request waits there for the others, so that their number is no accident.
+    list_fault : str or None
+        Fail at every request for the list of models; see ``_Handler.fail``.
     """
 
     def __init__(self):
@@ -36,6 +46,7 @@ class OllamaServer:
         self.questions = []
         self.most_at_once = 0
         self.meeting = None
+        self.list_fault = None
         self._faults = []
         self._class_faults = {}
         self._under_way = 0
@@ -83,6 +94,10 @@ class OllamaServer:
         if self.meeting is not None:
             self.meeting.wait()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait, but no longer than the server is there; whether it is there still."""
+        return not self._closing.wait(seconds)
+
     def end(self) -> None:
         with self._lock:
             self._under_way -= 1
@@ -95,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
     def do_GET(self):
+        if self.ollama.list_fault is not None:
+            return self.fail(self.ollama.list_fault, "llama3.2")
         if self.path != "/api/tags":
             return self.reply(404, {"error": "not found"})
         models = [
@@ -134,8 +151,39 @@ class _Handler(BaseHTTPRequestHandler):
             self.ollama._closing.wait()
         elif fault == "hang up":
             self.close_connection = True
+        elif fault in _HEADS:
+            self.drip(_HEADS[fault])
+        elif fault == "endless":
+            self.pour()
+        elif fault == "bomb":
+            self.send(200, gzip.compress(b" " * 2**23), {"Content-Encoding": "gzip"})
+        elif fault == "redirect":
+            self.send(307, b"", {"Location": "http://127.0.0.1:9/api/chat"})
+        elif fault.startswith("page "):
+            self.send(int(fault[5:]), b"<!DOCTYPE html>\n<html>Bad gateway</html>")
         elif fault == "broken protocol":
             self.send(200, b"<html>It works!</html>")
+        elif fault == "deep protocol":
+            self.send(200, b"[" * 100_000)
+        elif fault == "latin-1":
+            self.send(200, '{"message": {"content": "gr\xf6n"}}'.encode("latin-1"))
+        elif fault == "escapes":
+            self.reply(400, {"error": "\x1b[2Jgone"})
+        elif fault == "truncated":
+            self.send(200, b'{"model": "llama3.2", "message": {"con')
+        elif fault == "half sent":
+            self.send(200, b'{"model": "llama3.2"', {"Content-Length": "500"})
+            self.close_connection = True
+        elif fault == "not done":
+            self.answer(model, '{"descriptions": ["a blue band"]}', done=False)
+        elif fault == "other model":
+            self.answer("gemma3:4b", '{"descriptions": ["a blue band"]}')
+        elif fault == "deep JSON":
+            self.answer(model, '{"descriptions": ' + "[" * 100_000)
+        elif fault == "one for all":
+            self.answer(model, '{"descriptions": ["a band", "A band", "a  band"]}')
+        elif fault == "a book":
+            self.answer(model, json.dumps({"descriptions": ["blue " * 2001]}))
         elif fault == "broken JSON":
             self.answer(model, '{"descriptions": ["a blue')
         elif fault == "cut off":
@@ -151,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             raise ValueError(f"unknown fault {fault!r}")
 
-    def answer(self, model, content, done_reason="stop"):
+    def answer(self, model, content, done_reason="stop", done=True):
         message = {"role": "assistant", "content": content}
         created = "2026-01-01T00:00:00Z"
         self.reply(
@@ -160,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "model": model,
                 "created_at": created,
                 "message": message,
-                "done": True,
+                "done": done,
                 "done_reason": done_reason,
             },
         )
@@ -168,9 +216,26 @@ class _Handler(BaseHTTPRequestHandler):
     def reply(self, status, body):
         self.send(status, json.dumps(body).encode())
 
-    def send(self, status, body):
+    def send(self, status, body, headers=()):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
+        defaults = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in (defaults | dict(headers)).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def drip(self, head):
+        """Send the beginning of an answer, and then a byte now and then."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client has had enough
+            self.wfile.write(head)
+            while self.ollama.wait(0.05):
+                self.wfile.write(b" ")
+
+    def pour(self):
+        """Send an answer that has no end."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.write(_HEADS["drip body"])
+            while self.ollama.wait(0):
+                self.wfile.write(b" " * 65536)

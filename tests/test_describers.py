@@ -5,6 +5,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 
 import pytest
 from ollama_server import OllamaServer
@@ -22,6 +23,7 @@ from capkit.describers import (
 from capkit.describers import ollama as ollama_module
 from capkit.exceptions import (
     CacheError,
+    ClassNamesError,
     DescriberAnswerError,
     DescriberConnectionError,
     DescriberError,
@@ -155,21 +157,95 @@ def test_whatever_changes_the_answer_is_in_the_key(server, tmp_path, change):
     assert len(server.questions) == 2
 
 
-def test_a_model_that_was_pulled_anew_is_asked_anew(server, tmp_path):
+def test_a_model_that_was_pulled_anew_is_asked_anew_once_the_server_is_asked(server, tmp_path):
     describer = OllamaDescriber(host=server.host, cache_dir=tmp_path)
     describer("river", 2)
     server.models["llama3.2:latest"] = "0" * 64
     describer("river", 2)
-    assert len(server.questions) == 2
+    assert len(server.questions) == 1
+    describer.describe(["river", "lake"], 2)
+    assert len(server.questions) == 3
+    describer.describe(["river", "lake"], 2)
+    assert len(server.questions) == 3
 
 
-def test_a_damaged_file_is_asked_for_again_and_mended(server, tmp_path, caplog):
+@pytest.mark.parametrize("keep", ["in memory", "on disk"])
+def test_kept_answers_need_no_server(tmp_path, keep):
+    with OllamaServer() as server:
+        describer = OllamaDescriber(host=server.host, cache_dir=tmp_path)
+        expected = describer.describe(["river", "lake"], 2)
+    if keep == "on disk":
+        describer = OllamaDescriber(host=server.host, cache_dir=tmp_path)
+    assert describer.describe(["lake", "river"], 2) == expected
+    with pytest.raises(DescriberConnectionError, match="cannot be reached") as caught:
+        describer.describe(["lake", "sea"], 2)
+    assert caught.value.descriptions == {"lake": expected["lake"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"descriptions": ["a bl',
+        b"[" * 100_000,
+        b"[]",
+        b"\xff\xfe\x00",
+        b'{"descriptions": ["a blue band"]}',  # of what, it does not say
+        b" " * (4 * 2**20 + 1),
+    ],
+    ids=["cut off", "deep", "list", "binary", "bare", "huge"],
+)
+def test_a_damaged_file_is_asked_for_again_and_mended(server, tmp_path, caplog, content):
     expected = OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
     (path,) = (tmp_path / "descriptions").iterdir()
-    path.write_text('{"descriptions": ["a bl')
+    path.write_bytes(content)
     assert OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2) == expected
     assert str(path) in caplog.text
     assert json.loads(path.read_text())["descriptions"] == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("class_name", "lake"),
+        ("model", "gemma3:4b"),
+        ("n", 3),
+        ("system", "Answer in rhymes."),
+        ("prompt", "What does it sound like?"),
+        ("options", {"temperature": 2.0}),
+        ("digest", None),
+        ("descriptions", {"0": "a blue band"}),
+    ],
+)
+def test_an_entry_for_something_else_is_not_used(server, tmp_path, caplog, field, value):
+    expected = OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
+    (path,) = (tmp_path / "descriptions").iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    assert OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2) == expected
+    assert len(server.questions) == 2
+    assert field in caplog.text
+
+
+def test_an_entry_under_another_s_name_is_not_used(server, tmp_path, caplog):
+    OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
+    (river,) = (tmp_path / "descriptions").iterdir()
+    OllamaDescriber(host=server.host, cache_dir=tmp_path)("lake", 2)
+    (lake,) = set((tmp_path / "descriptions").iterdir()) - {river}
+    river.write_bytes(lake.read_bytes())
+    texts = OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
+    assert texts == ["river seen from side 0", "river seen from side 1"]
+    assert "for class_name 'river', got 'lake'" in caplog.text
+
+
+def test_what_a_killed_process_left_is_removed_in_time(server, tmp_path):
+    folder = tmp_path / "descriptions"
+    folder.mkdir()
+    remnant, being_written = folder / ".a.json.1-1.partial", folder / ".b.json.2-2.partial"
+    for path in (remnant, being_written):
+        path.write_text('{"class_name": "riv')
+    long_ago = remnant.stat().st_mtime - 2 * 3600
+    os.utime(remnant, (long_ago, long_ago))
+    OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
+    assert being_written.exists() and not remnant.exists()
 
 
 def test_a_cache_dir_that_is_a_file_is_found_before_anything_is_asked(server, tmp_path):
@@ -205,9 +281,10 @@ def test_an_unreachable_server_says_how_to_start_it():
             OllamaDescriber(host=host)("river")
 
 
-def test_a_host_that_is_no_address_is_a_connection_error():
+@pytest.mark.parametrize("host", ["ftp://127.0.0.1", "127.0.0.1:99999", "127.0.0.1:port"])
+def test_a_host_that_is_no_address_is_a_connection_error(host):
     with pytest.raises(DescriberConnectionError, match="host="):
-        OllamaDescriber(host="ftp://127.0.0.1")("river")
+        OllamaDescriber(host=host, max_retries=0)("river")
 
 
 def test_a_missing_model_says_how_to_pull_it(server):
@@ -249,6 +326,16 @@ def test_passing_faults_are_retried_with_growing_pauses(server, pauses, fault):
         ("wrong type", DescriberAnswerError, "expected every description.* got int: 1"),
         ("no texts", DescriberAnswerError, "no description of class 'river'"),
         ("empty", DescriberAnswerError, "llama3.2 gave an empty answer for class 'river'"),
+        ("deep JSON", DescriberAnswerError, r"expected \{.descriptions.*got .*\[\[\["),
+        ("deep protocol", DescriberAnswerError, "did not answer as Ollama does.*recursion"),
+        ("latin-1", DescriberAnswerError, "did not answer as Ollama does.*utf-8"),
+        ("truncated", DescriberAnswerError, "did not answer as Ollama does.*ollama list"),
+        ("half sent", DescriberConnectionError, "without sending complete message"),
+        ("not done", DescriberAnswerError, "sent a part of an answer"),
+        ("a book", DescriberAnswerError, "at most 10000 characters, got one of 10005"),
+        ("endless", DescriberAnswerError, "sent more than 4194304 bytes.*host="),
+        ("bomb", DescriberConnectionError, r"answer is compressed \(gzip\).*host="),
+        ("page 502", DescriberError, "status 502 and an HTML page where JSON.*proxy"),
     ],
 )
 def test_a_fault_that_stays_is_named_after_the_retries(server, pauses, fault, error, message):
@@ -264,6 +351,71 @@ def test_a_request_that_the_server_refuses_is_not_repeated(server, pauses):
     with pytest.raises(DescriberError, match="status 400"):
         OllamaDescriber(host=server.host)("river")
     assert len(server.questions) == 1
+
+
+@pytest.mark.parametrize("fault", ["drip body", "drip head", "drip status"])
+def test_a_server_that_sends_a_byte_now_and_then_times_out(server, pauses, fault):
+    server.fail_next(fault)
+    started = time.monotonic()
+    with pytest.raises(DescriberTimeoutError, match=r"within timeout=0\.3 seconds"):
+        OllamaDescriber(host=server.host, timeout=0.3)("river")
+    assert time.monotonic() - started < 2.0
+    assert len(server.questions) == 1 and not pauses
+
+
+def test_a_server_that_is_silent_before_the_answer_can_begin_times_out():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, encrypts none
+        host = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DescriberConnectionError, match="cannot be reached"):
+            OllamaDescriber(host=host, timeout=0.2)("river")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("drip body", DescriberTimeoutError),
+        ("endless", DescriberAnswerError),
+        ("deep protocol", DescriberAnswerError),
+        ("page 404", DescriberError),
+    ],
+)
+def test_the_list_of_models_is_bounded_too(server, fault, error):
+    server.list_fault = fault
+    with pytest.raises(error) as caught:
+        OllamaDescriber(host=server.host, timeout=1.0)("river")
+    assert type(caught.value) is error
+    assert not server.questions
+
+
+def test_the_proxies_of_the_environment_are_used(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", server.host)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(DescriberError, match="status 404"):  # no proxy knows its own paths
+        OllamaDescriber(host="http://ollama.invalid:11434")("river")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("redirect", DescriberError, "redirects to http://127.0.0.1:9/api/chat.*as host="),
+        ("other model", DescriberModelError, "asked for 'llama3.2', but 'gemma3:4b' answered"),
+        ("page 404", DescriberError, "status 404 and an HTML page"),
+        ("escapes", DescriberError, "status 400: gone See"),
+    ],
+)
+def test_a_fault_that_does_not_pass_is_named_at_once(server, pauses, fault, error, message):
+    server.fail_next(fault)
+    with pytest.raises(error, match=message) as caught:
+        OllamaDescriber(host=server.host)("river")
+    assert type(caught.value) is error
+    assert len(server.questions) == 1 and not pauses
+
+
+def test_fewer_descriptions_than_asked_for_are_said_so(server, caplog):
+    server.fail_next("one for all")
+    assert OllamaDescriber(host=server.host)("river", 3) == ["a band"]
+    assert "llama3.2 gave 1 different descriptions of class 'river', not 3" in caplog.text
 
 
 def test_a_wrong_answer_is_asked_for_again_with_another_seed(server, pauses):
@@ -303,11 +455,37 @@ def test_a_server_without_models_says_so(server):
         ({"n_jobs": 0}, "'n_jobs' parameter"),
         ({"max_retries": -1}, "'max_retries' parameter"),
         ({"prompt": "What does it look like?"}, r"expected \{class_name\} in prompt"),
+        ({"prompt": "{class_name}\ud800"}, r"expected text as prompt, got a lone surrogate"),
+        ({"temperature": float("inf")}, "'temperature' parameter"),
+        ({"timeout": 1e12}, "'timeout' parameter"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_asked(server, parameters, message):
     with pytest.raises(ValueError, match=message):
         OllamaDescriber(host=server.host, **parameters)("river")
+    assert not server.questions
+
+
+NO_NAMES = [
+    ("river", "expected class_names as an iterable of str, got str: 'river'"),
+    (3, "got int: 3"),
+    (["river", 3], "to be a str, got int: 3"),
+    (["river", " "], "say something, got ' '"),
+    (["river", "a\udcff"], r"got a lone surrogate \(U\+DCFF\)"),
+    (["river", "a\0"], "got a NUL character"),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), NO_NAMES)
+@pytest.mark.parametrize("kind", ["ollama", "table", "any"])
+def test_what_is_no_class_name_is_refused_before_anything_is_asked(server, names, message, kind):
+    ask = {
+        "ollama": OllamaDescriber(host=server.host).describe,
+        "table": TableDescriber(TABLE).describe,
+        "any": lambda names: describe_classes(lambda name, n: ["a text"], names),
+    }
+    with pytest.raises(ClassNamesError, match=message):
+        ask[kind](names)
     assert not server.questions
 
 
@@ -364,13 +542,68 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
         ("t.json", "[]", "expected an object of class names and lists of texts, got list"),
         ("t.json", '{"river": "blue"}', "list of str as the descriptions of class 'river'"),
         ("t.json", '{"river": []}', "no description of class 'river'"),
+        ("t.json", '{"river": {"0": "blue"}}', r"t\.json: expected a list of str.*got dict"),
+        ("t.json", '{"river": [1]}', r"t\.json: expected every .*'river' to be a str, got int"),
+        ("t.json", '{"river": ["a"], "river": ["b"]}', r"each class once, got twice: \['river'\]"),
+        ("t.json", '{"river": ["\\ud800"]}', r"class 'river', got a lone surrogate \(U\+D800\)"),
+        ("t.json", '{"river": ["blue\\u0000"]}', "class 'river', got a NUL character"),
+        ("t.json", '{"r\\udfff": ["a"]}', r"name of a class, got a lone surrogate \(U\+DFFF\)"),
+        ("t.json", '{"": ["a"]}', "expected the name of a class, got ''"),
+        ("t.json", '{"river": ' + "[" * 100_000, "nested too deeply.*save_descriptions"),
+        ("t.json", json.dumps({"river": ["b" * 10_001]}), "at most 10000 characters, got one of"),
+        ("t.csv", "class_name,description\nriver,a\0\n", "NUL"),
+        ("t.csv", "class_name,description\n,a blue band\n", "the name of a class, got ''"),
+        ("t.csv", 'class_name,description\nriver,"a\nlake,b\n', "unexpected end.*double quotes"),
+        ("t.csv", f"class_name,description\nriver,{'b' * 200_000}\n", "field larger than"),
     ],
+    ids=range(20),
 )
 def test_a_table_that_is_laid_out_otherwise_is_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(DescriberAnswerError, match=message):
         TableDescriber(path)("river")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_refused(tmp_path, encoding):
+    path = tmp_path / "table.csv"
+    path.write_bytes("class_name,description\nFluß,grün\n".encode(encoding))
+    with pytest.raises(DescriberAnswerError, match=r"expected UTF-8, got .*Save it as UTF-8"):
+        load_descriptions(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        ({1: ["a"]}, DescriberAnswerError, "str as the name of each class, got int: 1"),
+        ({"river": ["a\0"]}, DescriberAnswerError, "the table: .*got a NUL character"),
+        ({"river": 3}, DescriberAnswerError, "the table: expected a list of str.*got int"),
+        (["river"], TypeError, "mapping of class names to lists of texts.*got list"),
+        (None, TypeError, "got NoneType"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(table, error, message):
+    with pytest.raises(error, match=message):
+        TableDescriber(table)("river")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        ({"river": ["a\ud800"]}, ValueError, "class 'river', got a lone surrogate"),
+        ({"river": ["a\0"]}, ValueError, "class 'river', got a NUL character"),
+        ({"river": []}, ValueError, "no description of class 'river'"),
+        ({"": ["a"]}, ValueError, "the name of a class, got ''"),
+        ({"river": [1]}, TypeError, "as str, got int: 1"),
+        ({1: ["a"]}, TypeError, "as str, got int: 1"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, suffix, table, error, message):
+    with pytest.raises(error, match=message):
+        save_descriptions(tmp_path / f"table{suffix}", table)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_suffix_and_a_missing_file_are_refused(tmp_path):
@@ -416,6 +649,25 @@ def test_an_object_with_describe_is_asked_once():
 def test_what_is_no_describer_is_refused_with_advice(describer):
     with pytest.raises(TypeError, match="TableDescriber"):
         describe_classes(describer, ["river"])
+
+
+def test_a_class_in_place_of_a_describer_is_refused():
+    with pytest.raises(TypeError, match=r"the class OllamaDescriber.*OllamaDescriber\(\.\.\.\)"):
+        describe_classes(OllamaDescriber, ["river"])
+
+
+def test_descriptions_that_fit_another_class_are_said_so(caplog):
+    table = {
+        "king crab": ["a red king crab", "long legs"],
+        "crab": ["Long legs", "wider than a King Crab"],
+        "sea": ["blue up to the horizon", "where the seaside is"],
+    }
+    assert describe_classes(TableDescriber(table), table) == table
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "classes 'king crab' and 'crab' share the description 'Long legs'",
+        "a description of class 'crab' names ['king crab']: 'wider than a King Crab'",
+    ]
 
 
 @pytest.mark.parametrize(

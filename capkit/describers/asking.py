@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,12 +11,23 @@ from typing import Any
 
 from sklearn.utils import check_scalar
 
-from capkit.exceptions import DescriberAnswerError, DescriberError
+from capkit.exceptions import ClassNamesError, DescriberAnswerError, DescriberError
 
-__all__ = ["clean_descriptions", "describe_classes"]
+__all__ = [
+    "check_class_names",
+    "clean_descriptions",
+    "clean_text",
+    "describe_classes",
+    "unfit_character",
+]
 
+logger = logging.getLogger(__name__)
+
+MAX_TEXT_LENGTH = 10_000  # characters; what is longer is something else than a description
 MAX_DESCRIPTION_LENGTH = 300  # characters; a CLIP text tower reads 77 tokens at most
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_WORD = re.compile(r"[^\W_]+")
+_UNFIT_CHARACTER = re.compile(r"[\x00\ud800-\udfff]")
 _LIST_MARKER = re.compile(r"^(?:[-*•–]|\d{1,2}[.)])\s+")
 
 
@@ -43,9 +55,16 @@ def describe_classes(
     ------
     TypeError
         If `describer` is not one.
+    ClassNamesError
+        If `class_names` are not str that say something.
     DescriberError
         If it fails, or :class:`~capkit.exceptions.DescriberAnswerError` if it says nothing usable
         about a class. ``error.descriptions`` holds the classes answered before.
+
+    Notes
+    -----
+    The log warns of descriptions that two classes share, and of those that name another class:
+    they do not tell the classes apart, but may be right.
 
     Examples
     --------
@@ -54,7 +73,12 @@ def describe_classes(
     {'river': ['a river']}
     """
     n = check_scalar(n, "n", Integral, min_val=1)
-    class_names = list(class_names)
+    class_names = check_class_names(class_names)
+    if isinstance(describer, type):
+        raise TypeError(
+            f"describer must be an object, got the class {describer.__name__}. Make one of it: "
+            f"{describer.__name__}(...)."
+        )
     answers: Mapping[str, Any]
     if hasattr(describer, "describe"):
         answers = describer.describe(class_names, n)
@@ -78,7 +102,104 @@ def describe_classes(
         except DescriberError as error:
             error.descriptions = cleaned
             raise
+    _warn_of_likenesses(cleaned)
     return cleaned
+
+
+def check_class_names(class_names: Iterable[str]) -> list[str]:
+    """Check names of classes that are to be described.
+
+    Parameters
+    ----------
+    class_names : iterable of str
+
+    Returns
+    -------
+    list of str
+        Each once, in the order given.
+
+    Raises
+    ------
+    ClassNamesError
+        If they are no str, or say nothing, or are no text that can be written to a file.
+    """
+    if isinstance(class_names, (str, bytes)) or not isinstance(class_names, Iterable):
+        raise ClassNamesError(
+            f"expected class_names as an iterable of str, got {type(class_names).__name__}: "
+            f"{class_names!r:.80}. Put a single one into a list."
+        )
+    names = list(class_names)
+    for name in names:
+        if not isinstance(name, str):
+            raise ClassNamesError(
+                f"expected each of class_names to be a str, got {type(name).__name__}: "
+                f"{name!r:.80}. Give the classes names that say what they are."
+            )
+        if not name.strip():
+            raise ClassNamesError(
+                f"expected class_names that say something, got {name!r}. Leave it out or name it."
+            )
+        if fault := unfit_character(name):
+            raise ClassNamesError(
+                f"expected text as class_names, got {fault} in {name!r:.80}. Read the names anew, "
+                "in the encoding that they were written in."
+            )
+    return list(dict.fromkeys(names))
+
+
+def unfit_character(text: str) -> str | None:
+    """Name a character that no text has and that comes of a wrong encoding or of binary data.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str or None
+        The first such character in words, None if there is none.
+
+    Examples
+    --------
+    >>> from capkit.describers.asking import unfit_character
+    >>> unfit_character("a blue" + chr(0xD800))
+    'a lone surrogate (U+D800)'
+    """
+    found = _UNFIT_CHARACTER.search(text)
+    if found is None:
+        return None
+    code = ord(found[0])
+    return f"a lone surrogate (U+{code:04X})" if code else "a NUL character"
+
+
+def _warn_of_likenesses(descriptions: Mapping[str, list[str]]) -> None:
+    """Say which descriptions fit another class too, by their words."""
+    words = {name: _words(name) for name in descriptions}
+    first_class: dict[str, str] = {}
+    for name, texts in descriptions.items():
+        for text in texts:
+            first = first_class.setdefault(text.casefold(), name)
+            if first != name:
+                logger.warning("classes %r and %r share the description %r", first, name, text)
+            named = _named_classes(_words(text), name, words)
+            if named:
+                logger.warning("a description of class %r names %s: %r", name, named, text)
+
+
+def _named_classes(text: str, own_class: str, words: Mapping[str, str]) -> list[str]:
+    """Other classes that a text names, but for those whose name is a part of its own class's."""
+    own = words[own_class]
+    without_own = text.replace(own, " ")
+    return [
+        other
+        for other, name in words.items()
+        if other != own_class and name in (text if own in name else without_own)
+    ]
+
+
+def _words(text: str) -> str:
+    """The words of a text, a blank on either side of each."""
+    return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
 def _ask_one_by_one(describer: Callable, class_names: list[str], n: int) -> dict[str, Any]:
@@ -103,8 +224,8 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     r"""Make descriptions safe to show and fit to encode.
 
     Control and invisible formatting characters, escape sequences, list markers and superfluous
-    blanks are taken out; what is longer than 300 characters is cut between words; repetitions
-    (whatever their case) and empty texts are dropped.
+    blanks are taken out; what is longer than 300 characters is cut between words, and refused
+    where it is longer than 10000; repetitions (whatever their case) and empty texts are dropped.
 
     Parameters
     ----------
@@ -122,7 +243,7 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     Raises
     ------
     DescriberAnswerError
-        If `texts` is no sequence of str or nothing is left of it.
+        If `texts` is no sequence of str, nothing is left of it, or a text is as long as a book.
 
     Examples
     --------
@@ -133,7 +254,7 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
         raise DescriberAnswerError(
             f"expected a list of str as the descriptions of class {class_name!r}, "
-            f"got {type(texts).__name__}: {texts!r:.80}"
+            f"got {type(texts).__name__}: {texts!r:.80}. Put a single one into a list."
         )
     cleaned: dict[str, str] = {}
     for text in texts:
@@ -142,7 +263,13 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
                 f"expected every description of class {class_name!r} to be a str, "
                 f"got {type(text).__name__}: {text!r:.80}"
             )
-        text = _clean_text(text)
+        if len(text) > MAX_TEXT_LENGTH:
+            raise DescriberAnswerError(
+                f"expected descriptions of class {class_name!r} of at most {MAX_TEXT_LENGTH} "
+                f"characters, got one of {len(text)}: {text[:40]!r}... Of what CLIP reads, "
+                f"{MAX_DESCRIPTION_LENGTH} are used: shorten it, or see that it is one at all."
+            )
+        text = clean_text(text)
         if text:
             cleaned.setdefault(text.casefold(), text)
     if not cleaned:
@@ -153,7 +280,18 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     return list(cleaned.values())[:n]
 
 
-def _clean_text(text: str) -> str:
+def clean_text(text: str) -> str:
+    """Take out of a text what is invisible or no part of it; see :func:`clean_descriptions`.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    str
+        At most 300 characters.
+    """
     text = _ESCAPE_SEQUENCE.sub("", text)
     # White space is kept as a blank before the categories C* go: newline and tab are among them.
     visible = (

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
 import json
 import logging
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import Interval
 
-from capkit._files import write_atomically
-from capkit.describers.asking import clean_descriptions
+from capkit.describers.answers import (
+    Answer,
+    Question,
+    make_folder,
+    read_answer,
+    remove_remnants,
+    write_answer,
+)
+from capkit.describers.asking import check_class_names, clean_descriptions, unfit_character
+from capkit.describers.server import ServedModel, full_name
 from capkit.exceptions import (
-    CacheError,
     DescriberAnswerError,
     DescriberConnectionError,
     DescriberError,
-    DescriberModelError,
-    DescriberTimeoutError,
 )
-
-if TYPE_CHECKING:
-    from ollama import Client
 
 __all__ = ["DEFAULT_PROMPT", "OllamaDescriber"]
 
@@ -53,7 +53,8 @@ class OllamaDescriber(BaseEstimator):
 
     The server is asked for an answer of a given JSON layout and for what can be seen, not for
     what is known. Answers are kept, by this object and its clones and with `cache_dir` on disk
-    too, so that no class is asked for twice.
+    too, so that no class is asked for twice. Where all that is asked for is kept, no server is
+    needed.
 
     Parameters
     ----------
@@ -70,10 +71,11 @@ class OllamaDescriber(BaseEstimator):
     seed : int or None, default=0
         Seed of the sampling. None leaves it to the server.
     timeout : float, default=120.0
-        Seconds to wait for one answer. The first one includes loading the model.
+        Seconds to wait for the whole of one answer. The first one includes loading the model.
     cache_dir : path or None, default=None
-        Folder for the answers, one JSON file each in its subfolder ``descriptions``. The key is
-        the digest of the model, the class, the prompt and the sampling parameters.
+        Folder for the answers, one JSON file each in its subfolder ``descriptions``. An answer
+        is kept for a model's name, a class, a number of descriptions, a prompt and the sampling
+        parameters. One that turns out damaged, or to be for something else, is asked for again.
     prompt : str, default=DEFAULT_PROMPT
         The question. ``{class_name}`` stands for the quoted class name and must be there,
         ``{n}`` for the number of descriptions. Say here what kind of pictures they are.
@@ -89,6 +91,15 @@ class OllamaDescriber(BaseEstimator):
     TableDescriber : Descriptions from a table.
     save_descriptions : Keep the answers as a table, to read and correct them.
 
+    Notes
+    -----
+    Of an answer at most 4 MiB are read, about a thousand times what a class's descriptions take.
+    Redirects are not followed: class names go to no other address than `host`.
+
+    Whether a model was pulled anew is seen when the server is asked for a class that is not kept.
+    What the model's earlier version answered is then asked for again. To have all answers anew,
+    remove the subfolder ``descriptions``.
+
     Examples
     --------
     >>> from capkit.describers import OllamaDescriber
@@ -103,7 +114,7 @@ class OllamaDescriber(BaseEstimator):
         "n": [Interval(Integral, 1, None, closed="left")],
         "temperature": [Interval(Real, 0, None, closed="left")],
         "seed": [Integral, None],
-        "timeout": [Interval(Real, 0, None, closed="neither")],
+        "timeout": [Interval(Real, 0, threading.TIMEOUT_MAX, closed="right")],
         "cache_dir": [str, os.PathLike, None],
         "prompt": [str],
         "max_retries": [Interval(Integral, 0, None, closed="left")],
@@ -172,150 +183,171 @@ class OllamaDescriber(BaseEstimator):
 
         Raises
         ------
+        ClassNamesError
+            If `class_names` are not str that say something.
         DescriberConnectionError
             If the server cannot be reached.
         DescriberModelError
-            If it does not have the model.
+            If it does not have the model, or lets another one answer.
         DescriberTimeoutError
-            If an answer takes longer than `timeout`.
+            If an answer is not complete within `timeout`.
         DescriberAnswerError
-            If an answer is empty or not what was asked for, `max_retries` times over.
+            If an answer is empty, too long or not what was asked for, `max_retries` times over.
         DescriberError
-            If the server reports another fault. All of these carry the classes that were
-            answered as ``error.descriptions``; asked again, this object goes on from there.
+            If the server redirects or reports another fault. All of these carry the classes that
+            were answered as ``error.descriptions``; asked again, this object goes on from there.
         CacheError
             If `cache_dir` cannot be written to.
         """
         self._validate_params()
+        self._check_prompt()
+        n = check_scalar(self.n if n is None else n, "n", Integral, min_val=1)
+        questions = [self._question(name, int(n)) for name in check_class_names(class_names)]
+        folder = None if self.cache_dir is None or not questions else make_folder(self.cache_dir)
+        found = {question.class_name: self._find(question, folder) for question in questions}
+        answers = {name: answer for name, answer in found.items() if answer is not None}
+        if len(answers) < len(questions):
+            answers = self._ask_for_missing(questions, answers, folder)
+        return {q.class_name: list(answers[q.class_name].descriptions) for q in questions}
+
+    def _check_prompt(self) -> None:
         if "{class_name}" not in self.prompt:
             raise ValueError(
                 "expected {class_name} in prompt, where the name of the class goes, "
                 f"got {self.prompt!r}"
             )
-        n = check_scalar(self.n if n is None else n, "n", Integral, min_val=1)
-        class_names = list(dict.fromkeys(class_names))
-        if not class_names:
-            return {}
-        folder = None if self.cache_dir is None else _make_folder(self.cache_dir)
-        client = self._connect()
-        digest = self._model_digest(client)
-        questions = [self._question(name, n) for name in class_names]
-        return self._ask_all(client, questions, digest, folder)
+        if fault := unfit_character(self.prompt):
+            raise ValueError(f"expected text as prompt, got {fault} in {self.prompt!r:.80}")
 
-    def _question(self, class_name: str, n: int) -> _Question:
+    def _question(self, class_name: str, n: int) -> Question:
         options: dict[str, Any] = {
             "temperature": float(self.temperature),
             "num_predict": 64 * n + 128,  # tokens; a model that rambles on must come to an end
         }
         if self.seed is not None:
             options["seed"] = int(self.seed)
-        return _Question(class_name, n, _fill(self.prompt, class_name, n), options)
+        prompt = _fill(self.prompt, class_name, n)
+        return Question(full_name(self.model), class_name, n, _SYSTEM_PROMPT, prompt, options)
+
+    # -- kept answers
+
+    def _kept_answers(self) -> dict[str, Answer]:
+        return self.__dict__.setdefault("_answers", {})
+
+    def _find(self, question: Question, folder: Path | None) -> Answer | None:
+        key, answers = question.key(), self._kept_answers()
+        if key not in answers and folder is not None:
+            answer = read_answer(folder, question)
+            if answer is not None:
+                answers[key] = answer
+        return answers.get(key)
+
+    def _keep(self, question: Question, answer: Answer, folder: Path | None) -> None:
+        self._kept_answers()[question.key()] = answer
+        if folder is not None:
+            write_answer(folder, question, answer)
+
+    # -- new answers
+
+    def _ask_for_missing(
+        self, questions: list[Question], kept: dict[str, Answer], folder: Path | None
+    ) -> dict[str, Answer]:
+        """Answers of one version of the model, the kept ones among them, by class name."""
+        try:
+            served = ServedModel(self.model, self.host, float(self.timeout))
+            digest = served.digest()
+        except DescriberError as error:
+            error.descriptions = _descriptions(kept)
+            raise
+        current = {name: answer for name, answer in kept.items() if answer.digest == digest}
+        if len(current) < len(kept):
+            logger.warning(
+                "%s was pulled anew; asking again for %d classes that were answered before",
+                self.model,
+                len(kept) - len(current),
+            )
+        if folder is not None:
+            remove_remnants(folder)
+        missing = [question for question in questions if question.class_name not in current]
+        return self._ask_all(served, digest, missing, current, folder)
 
     def _ask_all(
-        self, client: Client, questions: list[_Question], digest: str, folder: Path | None
-    ) -> dict[str, list[str]]:
-        """Answers by class name; what is answered is kept, whatever happens to the others."""
+        self,
+        served: ServedModel,
+        digest: str,
+        questions: list[Question],
+        kept: dict[str, Answer],
+        folder: Path | None,
+    ) -> dict[str, Answer]:
+        """Kept and new answers; what is answered is kept, whatever happens to the others."""
+
+        def answer(question: Question) -> Answer:
+            new = Answer(tuple(self._ask(served, question)), digest)
+            self._keep(question, new, folder)
+            return new
+
         # Not a with statement: Ctrl-C must not wait for answers that are still being written.
         pool = ThreadPoolExecutor(min(self.n_jobs, len(questions)), "capkit-describer")
         try:
-            asked = [pool.submit(self._answer, client, q, digest, folder) for q in questions]
-            for future in wait(asked, return_when=FIRST_EXCEPTION).not_done:
+            asked = {question.class_name: pool.submit(answer, question) for question in questions}
+            for future in wait(asked.values(), return_when=FIRST_EXCEPTION).not_done:
                 future.cancel()
-            wait(asked)  # what is under way may still be answered
+            wait(asked.values())  # what is under way may still be answered
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        finished = {
-            question.class_name: future
-            for question, future in zip(questions, asked, strict=True)
-            if not future.cancelled()
+        finished = {name: future for name, future in asked.items() if not future.cancelled()}
+        answers = kept | {
+            name: future.result() for name, future in finished.items() if not future.exception()
         }
-        answers = {name: f.result() for name, f in finished.items() if f.exception() is None}
         for future in finished.values():
             if isinstance(error := future.exception(), DescriberError):
-                kept = f"{len(answers)} of {len(questions)} classes were answered and are kept."
-                failure = type(error)(f"{error} {kept}")
-                failure.descriptions = answers
+                total = len(kept) + len(questions)
+                failure = type(error)(
+                    f"{error} {len(answers)} of {total} classes were answered and are kept."
+                )
+                failure.descriptions = _descriptions(answers)
                 raise failure from error
-        return {name: future.result() for name, future in finished.items()}
+        return answers | {name: future.result() for name, future in finished.items()}
 
-    def _answer(
-        self, client: Client, question: _Question, digest: str, folder: Path | None
-    ) -> list[str]:
-        """The kept answer to a question, else a new one."""
-        key = question.key(digest)
-        answers = self._kept_answers()
-        path = None if folder is None else folder / f"{key}.json"
-        if key not in answers and path is not None:
-            answers.update(_read_answer(path, question, key))
-        if key not in answers:
-            answers[key] = self._ask(client, question)
-            if path is not None:
-                _write_answer(path, question, digest, self.model, answers[key])
-        return list(answers[key])
-
-    def _kept_answers(self) -> dict[str, list[str]]:
-        return self.__dict__.setdefault("_answers", {})
-
-    # -- the conversation with the server
-
-    def _connect(self) -> Client:
-        import httpx
-        import ollama
-
-        with self._translated_errors():
-            # No kept-alive connections: nothing is left open, and there is nothing to close.
-            return ollama.Client(
-                self.host, timeout=self.timeout, limits=httpx.Limits(max_keepalive_connections=0)
-            )
-
-    def _model_digest(self, client: Client) -> str:
-        with self._translated_errors():
-            models = client.list().models
-        for model in models:
-            if model.model in (self.model, f"{self.model}:latest"):
-                return model.digest or model.model
-        names = ", ".join(sorted(model.model for model in models if model.model))
-        raise DescriberModelError(
-            f"the Ollama server {self._where()} has no model {self.model!r}, "
-            f"only: {names or 'none at all'}. Fetch it with `ollama pull {self.model}`."
-        )
-
-    def _ask(self, client: Client, question: _Question) -> list[str]:
+    def _ask(self, served: ServedModel, question: Question) -> list[str]:
         pause = _RETRY_WAIT
         for attempt in range(self.max_retries):
             try:
-                return self._ask_once(client, question, attempt)
+                return self._ask_once(served, question, attempt)
             except DescriberError as error:
                 if not _may_pass(error):
                     raise
                 logger.warning("asking again in %.1f s: %s", pause, error)
             time.sleep(pause)
             pause *= 2
-        return self._ask_once(client, question, self.max_retries)
+        return self._ask_once(served, question, self.max_retries)
 
-    def _ask_once(self, client: Client, question: _Question, attempt: int) -> list[str]:
+    def _ask_once(self, served: ServedModel, question: Question, attempt: int) -> list[str]:
         options = dict(question.options)
         if "seed" in options:
             options["seed"] += attempt  # the same seed would give the same wrong answer
-        with self._translated_errors(of_model=True):
-            response = client.chat(
-                self.model,
-                messages=[
-                    {"role": "system", "content": _SYSTEM_PROMPT},
-                    {"role": "user", "content": question.text},
-                ],
-                format=question.schema(),
-                options=options,
-                think=False,
-            )
+        messages = [
+            {"role": "system", "content": question.system},
+            {"role": "user", "content": question.prompt},
+        ]
+        response = served.chat(messages, question.schema(), options)
         if response.done_reason == "length":
             raise DescriberAnswerError(
                 f"{self.model} rambled on about class {question.class_name!r} and was cut off. "
                 "Take a larger model, or lower the temperature or the number of descriptions."
             )
-        return self._parse(response.message.content or "", question)
+        descriptions = self._parse(response.message.content or "", question)
+        if len(descriptions) < question.n:
+            logger.warning(
+                "%s gave %d different descriptions of class %r, not %d",
+                self.model,
+                len(descriptions),
+                question.class_name,
+                question.n,
+            )
+        return descriptions
 
-    def _parse(self, content: str, question: _Question) -> list[str]:
+    def _parse(self, content: str, question: Question) -> list[str]:
         if not content.strip():
             raise DescriberAnswerError(
                 f"{self.model} gave an empty answer for class {question.class_name!r}. See that "
@@ -323,7 +355,7 @@ class OllamaDescriber(BaseEstimator):
             )
         try:
             descriptions = json.loads(content)["descriptions"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, RecursionError, TypeError, ValueError):
             raise DescriberAnswerError(
                 f'expected {{"descriptions": [...]}} from {self.model} for class '
                 f"{question.class_name!r}, got {content[:80]!r}. Update the server (layouts of "
@@ -331,75 +363,9 @@ class OllamaDescriber(BaseEstimator):
             ) from None
         return clean_descriptions(descriptions, question.class_name, question.n)
 
-    def _where(self) -> str:
-        return f"at {self.host or 'its default address (OLLAMA_HOST, or else 127.0.0.1:11434)'}"
 
-    @contextlib.contextmanager
-    def _translated_errors(self, *, of_model: bool = False) -> Iterator[None]:
-        """Say of the client's errors what they mean and what helps against them."""
-        import httpx
-        import ollama
-
-        server = f"the Ollama server {self._where()}"
-        try:
-            yield
-        except ollama.ResponseError as error:
-            if error.status_code == 404 and of_model:
-                raise DescriberModelError(
-                    f"{server} has no model {self.model!r}. Fetch it with "
-                    f"`ollama pull {self.model}`."
-                ) from error
-            raise DescriberError(
-                f"{server} answered with status {error.status_code}: {error.error!s:.200} "
-                "See its log: `journalctl -u ollama`, or where `ollama serve` runs."
-            ) from error
-        except (ConnectionError, httpx.ConnectTimeout) as error:
-            raise DescriberConnectionError(
-                f"{server} cannot be reached. Start it with `ollama serve`, pass its address as "
-                "host=, or use saved descriptions with TableDescriber."
-            ) from error
-        except httpx.TimeoutException as error:
-            raise DescriberTimeoutError(
-                f"{server} did not answer within timeout={self.timeout:g} seconds. Raise timeout, "
-                f"load the model beforehand with `ollama run {self.model}`, or take a smaller one."
-            ) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise DescriberConnectionError(
-                f"the connection to {server} failed: {error}. See that it runs (`ollama ps`) and "
-                "that host= is its address, for instance http://127.0.0.1:11434."
-            ) from error
-        except (AttributeError, TypeError, ValueError) as error:  # from reading its JSON
-            raise DescriberAnswerError(
-                f"{server} did not answer as Ollama does: {error!s:.200} Ask it yourself with "
-                "`ollama list`, and see that host= is not the address of something else."
-            ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Question:
-    """What is asked about one class, and all that the answer depends on but the model."""
-
-    class_name: str
-    n: int
-    text: str
-    options: dict[str, Any]
-
-    def schema(self) -> dict[str, Any]:
-        texts = {
-            "type": "array",
-            "items": {"type": "string"},
-            "minItems": self.n,
-            "maxItems": self.n,
-        }
-        return {
-            "type": "object",
-            "properties": {"descriptions": texts},
-            "required": ["descriptions"],
-        }
-
-    def key(self, digest: str) -> str:
-        parts = [digest, self.class_name, _SYSTEM_PROMPT, self.text, self.schema(), self.options]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def _descriptions(answers: dict[str, Answer]) -> dict[str, list[str]]:
+    return {name: list(answer.descriptions) for name, answer in answers.items()}
 
 
 def _fill(prompt: str, class_name: str, n: int) -> str:
@@ -413,46 +379,3 @@ def _may_pass(error: DescriberError) -> bool:
     return status in _PASSING_FAULTS or isinstance(
         error, (DescriberAnswerError, DescriberConnectionError)
     )
-
-
-# -- answers on disk
-
-
-def _make_folder(cache_dir: str | os.PathLike) -> Path:
-    folder = Path(cache_dir).expanduser() / "descriptions"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CacheError(f"cannot make the folder {folder} for cache_dir: {error}") from error
-    return folder
-
-
-def _read_answer(path: Path, question: _Question, key: str) -> dict[str, list[str]]:
-    try:
-        texts = json.loads(path.read_text(encoding="utf-8"))["descriptions"]
-        return {key: clean_descriptions(texts, question.class_name, question.n)}
-    except FileNotFoundError:
-        return {}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        logger.warning("kept answer %s cannot be read (%s); asking again", path, error)
-        return {}
-
-
-def _write_answer(
-    path: Path, question: _Question, digest: str, model: str, descriptions: list[str]
-) -> None:
-    record = {
-        "class_name": question.class_name,
-        "model": model,
-        "digest": digest,
-        "prompt": question.text,
-        "options": question.options,
-        "descriptions": descriptions,
-    }
-    try:
-        write_atomically(path, json.dumps(record, ensure_ascii=False, indent=2).encode())
-    except OSError as error:
-        raise CacheError(
-            f"cannot write the answer for class {question.class_name!r} to {path}: {error}. Free "
-            "space or name another cache_dir; this object still has the answer."
-        ) from error

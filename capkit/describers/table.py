@@ -7,18 +7,23 @@ import difflib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sklearn.base import BaseEstimator
 
 from capkit._files import write_atomically
-from capkit.describers.asking import clean_descriptions
+from capkit.describers.asking import check_class_names, clean_descriptions, unfit_character
 from capkit.exceptions import DescriberAnswerError
 
 __all__ = ["TableDescriber", "load_descriptions", "save_descriptions"]
 
 _CSV_HEADER = ["class_name", "description"]
+_LAYOUT = (
+    "Lay it out as save_descriptions does: in JSON each class once, with a list of texts; in CSV "
+    "a line for each description, in double quotes where it has a comma."
+)
 
 
 class TableDescriber(BaseEstimator):
@@ -78,15 +83,17 @@ class TableDescriber(BaseEstimator):
         ------
         FileNotFoundError
             If `table` is the path of no file.
+        TypeError
+            If `table` is neither a mapping nor a path.
+        ClassNamesError
+            If `class_names` are not str that say something.
         DescriberAnswerError
             If the table lacks a class or is not laid out as expected.
         """
-        if isinstance(self.table, Mapping):
-            table, where = self.table, "the table"
-        else:
-            table, where = load_descriptions(self.table), os.fspath(self.table)
+        names = check_class_names(class_names)
+        table, where = self._read()
         descriptions = {}
-        for name in class_names:
+        for name in names:
             if name not in table:
                 close = difflib.get_close_matches(name, [str(known) for known in table])
                 raise DescriberAnswerError(
@@ -94,8 +101,21 @@ class TableDescriber(BaseEstimator):
                     + (f"; close to it: {close}" if close else "")
                     + ". Add its descriptions."
                 )
-            descriptions[name] = clean_descriptions(table[name], name, n)
+            descriptions[name] = _checked_texts(table[name], name, where)[:n]
         return descriptions
+
+    def _read(self) -> tuple[Mapping[str, Sequence[str]], str]:
+        """The table, and how to call it in an error."""
+        if isinstance(self.table, Mapping):
+            for name in self.table:
+                _check_name(name, "the table")
+            return self.table, "the table"
+        if not isinstance(self.table, (str, os.PathLike)):
+            raise TypeError(
+                "expected as table a mapping of class names to lists of texts, or the path of a "
+                f".json or .csv file, got {type(self.table).__name__}."
+            )
+        return load_descriptions(self.table), str(self.table)
 
 
 def save_descriptions(
@@ -114,8 +134,10 @@ def save_descriptions(
 
     Raises
     ------
+    TypeError
+        If class names or descriptions are no str.
     ValueError
-        If the path ends otherwise.
+        If the path ends otherwise, or :func:`load_descriptions` could not read the file.
 
     Examples
     --------
@@ -129,11 +151,21 @@ def save_descriptions(
     >>> TableDescriber(path)("river")
     ['a winding blue band']
     """
+    suffix = _table_suffix(path)
     table = {
         name: [texts] if isinstance(texts, str) else list(texts)
         for name, texts in descriptions.items()
     }
-    if _table_suffix(path) == ".json":
+    for name, texts in table.items():
+        for text in (name, *texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    "expected class names and descriptions as str, got "
+                    f"{type(text).__name__}: {text!r:.80} (class {name!r:.80})"
+                )
+        _check_name(name, "descriptions")
+        _checked_texts(texts, name, "descriptions")
+    if suffix == ".json":
         content = json.dumps(table, ensure_ascii=False, indent=2) + "\n"
     else:
         stream = io.StringIO(newline="")
@@ -164,37 +196,93 @@ def load_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
     ValueError
         If the path ends otherwise.
     DescriberAnswerError
-        If the file is not laid out as :func:`save_descriptions` does it.
+        If the file is not laid out as :func:`save_descriptions` does it, names a class twice
+        (``.json``), or holds what is no text: NUL characters, lone surrogates, another encoding.
     """
     suffix = _table_suffix(path)
     # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
     with open(path, encoding="utf-8-sig", newline="") as stream:
         try:
-            table = json.load(stream) if suffix == ".json" else _read_csv(stream)
+            if suffix == ".json":
+                table = json.load(stream, object_pairs_hook=_object_without_doubles)
+            else:
+                table = _read_csv(stream)
+        except UnicodeDecodeError as error:
+            raise DescriberAnswerError(
+                f"{path} cannot be read: expected UTF-8, got another encoding ({error}). Save it "
+                "as UTF-8."
+            ) from error
+        except RecursionError as error:
+            raise DescriberAnswerError(
+                f"{path} cannot be read: it is nested too deeply. {_LAYOUT}"
+            ) from error
         except (ValueError, csv.Error) as error:
-            raise DescriberAnswerError(f"{path} cannot be read: {error}") from error
+            raise DescriberAnswerError(f"{path} cannot be read: {error}. {_LAYOUT}") from error
     if not isinstance(table, dict):
         raise DescriberAnswerError(
             f"{path}: expected an object of class names and lists of texts, "
-            f"got {type(table).__name__}."
+            f"got {type(table).__name__}. {_LAYOUT}"
         )
-    return {name: clean_descriptions(texts, name) for name, texts in table.items()}
+    for name in table:
+        _check_name(name, str(path))
+    return {name: _checked_texts(texts, name, str(path)) for name, texts in table.items()}
+
+
+def _check_name(name: object, where: str) -> None:
+    """Refuse what can be the name of no class."""
+    if not isinstance(name, str):
+        raise DescriberAnswerError(
+            f"{where}: expected a str as the name of each class, got {type(name).__name__}: "
+            f"{name!r:.80}. Write the names as in class_names."
+        )
+    if not name.strip():
+        raise DescriberAnswerError(
+            f"{where}: expected the name of a class, got {name!r}. Name it or take it out."
+        )
+    if fault := unfit_character(name):
+        raise DescriberAnswerError(
+            f"{where}: expected text as the name of a class, got {fault} in {name!r:.80}. Write "
+            "it anew, and save a file as UTF-8."
+        )
+
+
+def _checked_texts(texts: Sequence[str], class_name: str, where: str) -> list[str]:
+    """Clean the descriptions of a class, but refuse what no person has written."""
+    # What else they can be, and that they are str, is seen to by clean_descriptions.
+    for text in texts if isinstance(texts, Sequence) else ():
+        fault = unfit_character(text) if isinstance(text, str) else None
+        if fault:
+            raise DescriberAnswerError(
+                f"{where}: expected text as descriptions of class {class_name!r}, got {fault} in "
+                f"{text!r:.80}. Write it anew, and save a file as UTF-8."
+            )
+    try:
+        return clean_descriptions(texts, class_name)
+    except DescriberAnswerError as error:
+        raise DescriberAnswerError(f"{where}: {error}") from None
+
+
+def _object_without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        times = Counter(name for name, _ in pairs)
+        doubled = [name for name in table if times[name] > 1]
+        raise ValueError(f"expected each class once, got twice: {doubled!r:.200}")
+    return table
 
 
 def _read_csv(stream: Iterable[str]) -> dict[str, list[str]]:
-    rows = csv.reader(stream)
+    # Strict: else a quote that nobody closed makes one description of the rest of the file.
+    rows = csv.reader(stream, strict=True)
     header = next(rows, [])
     if header != _CSV_HEADER:
-        raise ValueError(f"expected the first line {','.join(_CSV_HEADER)!r}, got {header}")
+        raise ValueError(f"expected the first line {','.join(_CSV_HEADER)!r}, got {header!r:.80}")
     table: dict[str, list[str]] = {}
     for row in rows:
         if len(row) == 2:
             table.setdefault(row[0], []).append(row[1])
         elif row:
-            raise ValueError(
-                f"line {rows.line_num}: expected 2 columns, got {len(row)}. A description with a "
-                "comma stands in double quotes"
-            )
+            raise ValueError(f"line {rows.line_num}: expected 2 columns, got {len(row)}")
     return table
 
 
