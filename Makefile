@@ -3,7 +3,8 @@
 #   make demo PIP_FLAGS="--extra-index-url ..."    passes options to pip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lint types doctest docs coverage dist clean
+.PHONY: help setup demo test test-slow check lint types doctest docs benchmark benchmark-quick \
+    coverage dist clean
 .SUFFIXES:
 
 VENV := .venv
@@ -17,6 +18,9 @@ help:
 	@echo "make test-slow  the slow tests"
 	@echo "make check      lint, format, imports, types, spelling, doctests, documentation"
 	@echo "make docs       the documentation alone, in docs/_build/html"
+	@echo "make benchmark  the tables and pictures that compare methods, in docs/; an hour or two."
+	@echo "                REAL=folder adds real features; make benchmark-quick takes minutes and"
+	@echo "                writes to build/benchmark"
 	@echo "make dist       wheel and sdist in dist/"
 	@echo "make clean      remove what was built; .venv stays"
 
@@ -77,6 +81,14 @@ doctest: setup
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+REAL_FEATURES = $(if $(REAL),--real "$(REAL)")
+
+benchmark: setup
+	$(BIN)/python benchmarks/compare.py $(REAL_FEATURES) --results docs/results --plots docs/images
+
+benchmark-quick: setup
+	$(BIN)/python benchmarks/compare.py $(REAL_FEATURES) --quick
 
 dist: setup
 	$(BIN)/python -m build

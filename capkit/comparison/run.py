@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
 from capkit._validation import UNLABELED
-from capkit.exceptions import LabelError
+from capkit.exceptions import AdaptationWarning, LabelError
 from capkit.image_classifier import ImageClassifier
 from capkit.metrics import harmonic_mean_score
 from capkit.pseudolabels import class_balance
@@ -193,7 +194,9 @@ def run(
     """
     space, target = problem.space[problem.rows], problem.target[problem.rows]
     start = time.perf_counter()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, warnings.catch_warnings():
+        # What the guard says shows in the measures.
+        warnings.simplefilter("ignore", AdaptationWarning)
         _fit(estimator, space, problem.labels)
     prediction = _predict(estimator, space)
     of_fit = {"seconds": time.perf_counter() - start, "memory": memory.mib}
