@@ -423,7 +423,8 @@ class MarginCalibrator(ConceptStage):
         n_classes = len(text_features)
         seen = _check_seen(seen, n_classes)
         self.counts_ = class_counts_above(labels, confidence, self.tau, n_classes)
-        if not np.delete(self.counts_, seen).any() and len(seen) < n_classes:
+        nothing_confident = not np.delete(self.counts_, seen).any() and len(seen) < n_classes
+        if nothing_confident and self.use_tendency:
             warnings.warn(
                 f"no image is predicted with a confidence above tau={self.tau}: the margin is "
                 "zero everywhere. Lower tau to get one.",

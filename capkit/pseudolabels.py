@@ -10,6 +10,11 @@ from capkit._validation import UNLABELED
 
 __all__ = ["class_balance", "main_sample_target", "renew_main_samples", "top_k_pseudo_labels"]
 
+# How far down a class's list is looked at first, in multiples of the images that it takes.
+_DEPTH = 4
+# Pairs of an image and a class that are looked at together: most are gone by the time they come.
+_PAIRS = 2**14
+
 
 def top_k_pseudo_labels(
     probabilities: np.ndarray,
@@ -94,22 +99,33 @@ def _check_top_k(probabilities, k, similarities, mismatched) -> None:
 def _most_similar_first(similarities: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Give each column its k most similar rows, contested ones to the more similar column."""
     n_images, n_classes = similarities.shape
-    chosen = np.full(n_images, UNLABELED, dtype=np.int64)
-    # However many of its favourites a class loses, k of its first k * n_classes are left to it.
-    depth = min(n_images, int(np.max(k)) * n_classes)
-    favourites = np.argsort(-similarities, axis=0, kind="stable")[:depth]
-    columns = np.broadcast_to(np.arange(n_classes), favourites.shape)
-    order = np.lexsort(
-        (columns.ravel(), favourites.ravel(), -similarities[favourites, columns].ravel())
-    )
-    room = np.broadcast_to(k, n_classes).copy()
-    for image, column in zip(
-        favourites.ravel()[order].tolist(), columns.ravel()[order].tolist(), strict=True
-    ):
-        if room[column] and chosen[image] == UNLABELED:
-            chosen[image] = column
-            room[column] -= 1
+    room = np.broadcast_to(k, n_classes)
+    # Most columns get theirs from the top of their lists: the whole is for where one does not.
+    for depth in (min(n_images, _DEPTH * max(1, int(np.max(k)))), n_images):
+        chosen, left = _fill_columns(similarities, room, depth)
+        if not left.any():
+            break
     return chosen
+
+
+def _fill_columns(
+    similarities: np.ndarray, room: np.ndarray, depth: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The column of each row, from the top of each column's list, and the room that is left."""
+    n_images, n_classes = similarities.shape
+    chosen, room = np.full(n_images, UNLABELED, dtype=np.int64), room.copy()
+    least = np.partition(similarities, n_images - depth, axis=0)[n_images - depth]
+    pairs = np.flatnonzero(similarities >= least)
+    # A stable order of flat indices: ties go to the lower image, then to the lower class.
+    pairs = pairs[np.argsort(-similarities.ravel()[pairs], kind="stable")]
+    for start in range(0, len(pairs), _PAIRS):
+        images, columns = np.divmod(pairs[start : start + _PAIRS], n_classes)
+        free = (chosen[images] == UNLABELED) & (room[columns] > 0)
+        for image, column in zip(images[free].tolist(), columns[free].tolist(), strict=True):
+            if room[column] and chosen[image] == UNLABELED:
+                chosen[image] = column
+                room[column] -= 1
+    return chosen, room
 
 
 def _top_of_each_class(labels: np.ndarray, scores: np.ndarray, k: int | np.ndarray) -> np.ndarray:

@@ -146,3 +146,47 @@ def test_a_bar_that_is_no_probability_is_refused(problem):
     classifier = GaussianTransductionClassifier().fit(problem.space)
     with pytest.raises(ValueError, match=r"reject in \[0, 1\]"):
         classifier.predict(problem.space, reject=1.5)
+
+
+def test_paradigm_is_that_of_the_stage_whatever_the_stage_says_itself(problem):
+    y = np.where(np.arange(400) < 60, problem.target, -1)
+    given = GaussianTransduction(paradigm="trzsl", kappa=5.0)
+    classifier = GaussianTransductionClassifier("ssl", transduction=given).fit(problem.space, y)
+    assert classifier.transduction_.paradigm == "ssl"
+    assert given.paradigm == "trzsl"
+    alone = GaussianTransduction(paradigm="ssl", kappa=5.0).fit(problem.space, y)
+    np.testing.assert_array_equal(classifier.transduction_.labels_, alone.labels_)
+
+
+def test_unlabeled_images_go_to_unlabeled_classes_alone_in_trzsl(problem):
+    y = np.where(problem.target < 3, problem.target, -1)
+    y[np.flatnonzero(y == 0)[:5]] = -1  # some that are of a labeled class all the same
+    classifier = GaussianTransductionClassifier("trzsl").fit(problem.space, y)
+    found = classifier.transduction_.labels_
+    np.testing.assert_array_equal(found[y >= 0], y[y >= 0])
+    assert (found[y < 0] >= 3).all()
+
+
+@pytest.mark.parametrize(
+    ("paradigm", "labels", "message"),
+    [
+        ("ssl", [], "got none"),
+        ("ssl", range(8), "got a label for each of 400"),
+        ("ssl", [0], "at least 2 classes"),
+        ("trzsl", [], "got none"),
+    ],
+)
+def test_labels_that_a_paradigm_cannot_work_with_are_refused(problem, paradigm, labels, message):
+    y = np.where(np.isin(problem.target, list(labels)), problem.target, -1)
+    with pytest.raises(LabelError, match=message):
+        GaussianTransductionClassifier(paradigm).fit(problem.space, y)
+
+
+def test_labels_are_required_where_they_are_used():
+    required = {
+        paradigm: GaussianTransductionClassifier(paradigm).__sklearn_tags__().target_tags.required
+        for paradigm in ("ul", "ssl", "trzsl")
+    }
+    assert required == {"ul": False, "ssl": True, "trzsl": True}
+    with pytest.raises(TypeError, match="use_labels"):
+        GaussianTransductionClassifier(use_labels=True)

@@ -247,6 +247,38 @@ def test_no_confident_prediction_gives_zeros_and_a_warning(planted_space):
     assert not calibrator.margin_matrix_.any()
 
 
+def test_without_similarity_a_class_has_one_margin_against_all_others():
+    calibrator = MarginCalibrator(m=8.0, tau=0.5, use_similarity=False)
+    calibrator.fit_from_predictions(np.ones((7, 2)), TEXTS, [0, 0, 0, 0, 1, 1, 2], np.ones(7))
+    np.testing.assert_array_equal(calibrator.similarity_, np.ones((3, 3)))
+    np.testing.assert_allclose(calibrator.margin_matrix_, np.tile(SCALES["paper"], (3, 1)).T)
+
+
+@pytest.mark.parametrize("form", ["paper", "official"])
+def test_without_tendency_every_class_but_the_seen_ones_has_the_whole_margin(form):
+    calibrator = MarginCalibrator(m=8.0, tau=0.5, form=form, use_tendency=False)
+    calibrator.fit_from_predictions(IMAGES, TEXTS, LABELS, np.ones(4))
+    np.testing.assert_array_equal(calibrator.scale_, [8.0, 8.0, 8.0])
+    np.testing.assert_allclose(calibrator.margin_matrix_, 8.0 * SIMILARITY, rtol=1e-6)
+    calibrator.fit_from_predictions(IMAGES, TEXTS, LABELS, np.ones(4), seen=[1])
+    np.testing.assert_array_equal(calibrator.scale_, [8.0, 0.0, 8.0])
+    np.testing.assert_array_equal(calibrator.tendency_, [0.0, 0.0, 1.0])  # still what is measured
+
+
+def test_without_either_all_margins_are_m():
+    calibrator = MarginCalibrator(m=8.0, use_similarity=False, use_tendency=False)
+    calibrator.fit_from_predictions(IMAGES, TEXTS, LABELS, np.ones(4))
+    np.testing.assert_array_equal(calibrator.margin_matrix_, np.full((3, 3), 8.0))
+
+
+def test_a_margin_without_tendency_needs_no_confident_prediction():
+    calibrator = MarginCalibrator(m=8.0, tau=0.9, use_tendency=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NoConfidentPredictionWarning)
+        calibrator.fit_from_predictions(IMAGES, TEXTS, LABELS, np.full(4, 0.5))
+    np.testing.assert_array_equal(calibrator.scale_, [8.0, 8.0, 8.0])
+
+
 def test_all_classes_seen_gives_zeros_silently():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

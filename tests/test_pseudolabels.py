@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capkit import pseudolabels
 from capkit.pseudolabels import (
     class_balance,
     main_sample_target,
@@ -219,3 +220,35 @@ def test_renewal_refuses_different_lengths():
 )
 def test_balance_is_one_for_equal_classes_and_zero_for_one_alone(counts, expected):
     assert class_balance(np.array(counts)) == pytest.approx(expected)
+
+
+def pair_by_pair(similarities, k):
+    """The most similar pair first, ties by image and class, while both are free."""
+    n_images, n_classes = similarities.shape
+    pairs = [(-similarities[i, c], i, c) for i in range(n_images) for c in range(n_classes)]
+    chosen, room = [-1] * n_images, list(np.broadcast_to(k, n_classes))
+    for _, i, c in sorted(pairs):
+        if chosen[i] < 0 and room[c]:
+            chosen[i], room[c] = c, room[c] - 1
+    return chosen
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("k", [1, 2, 6, 11, 25, [3, 0, 40, 7, 1]])
+def test_every_mismatched_class_takes_its_images_pair_by_pair(k, ties):
+    """Few of many images, where only the top of each list is looked at, all, and in between."""
+    for seed in range(4):
+        similarities = np.random.default_rng(seed).normal(size=(60, 5))
+        similarities[:, 0] += 1.0  # one class is similar to most
+        if ties:
+            similarities = similarities.round()
+        k = k if np.ndim(k) == 0 else np.array(k)
+        labels = top_k_pseudo_labels(similarities, k, similarities, mismatched=range(5))
+        assert labels.tolist() == pair_by_pair(similarities, k)
+
+
+def test_pairs_that_are_looked_at_in_parts_are_looked_at_in_order(monkeypatch):
+    similarities = np.random.default_rng(0).normal(size=(60, 5)).round(1)
+    monkeypatch.setattr(pseudolabels, "_PAIRS", 7)
+    labels = top_k_pseudo_labels(similarities, 9, similarities, mismatched=range(5))
+    assert labels.tolist() == pair_by_pair(similarities, 9)

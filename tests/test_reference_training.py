@@ -4,120 +4,40 @@ What is shared is what the method leaves open: the first weights, which images a
 the strong views. All else is the formulas of ``docs/method.rst``, in plain torch and loops.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
+from reference_model import (
+    NAMES,
+    SEED,
+    STEPS,
+    C,
+    ReferenceModel,
+    assert_same_weights,
+    draw_labels,
+    draw_pictures,
+    make_tuning,
+)
 from torch.nn import functional as F
 
 from capkit import CAPClassifier, CLIPEncoder, ConceptAligner, MismatchDetector
-from capkit._seeding import seeded
 from capkit.backbones import load_backbone
 from capkit.datasets import make_concept_space
-from capkit.decoding import TrainingPixels
 from capkit.renewal import MainSampleRenewal
-from capkit.training.module import DualAdapterModule
-from capkit.training.streams import epoch_positions
-from capkit.tuning import AdapterTuning, PromptTuning
-from capkit.tuning.adapter import FeatureEncoder, FeatureView
-from capkit.tuning.prompt import PromptedEncoder
-from capkit.tuning.views import make_strong_view
 
-NAMES = ["owl", "red fox", "emu", "cat", "dog", "bee"]
-C, M, K, SEED = len(NAMES), 6.0, 3, 0
 TAU = {"adapter": 0.8, "prompt": 0.4}  # so that some strong views are kept, and some are not
-EPOCHS, STEPS, BATCH, RENEW_EVERY, LR, DECAY, MOMENTUM = 5, 3, 8, 2, 0.02, 0.05, 0.9
-DIM, WEIGHT, DEPTH, LENGTH = 8, 0.4, 2, 2
+M, K, EPOCHS, RENEW_EVERY = 6.0, 3, 5, 2
 
 
-class Reference:
-    """The method of one tuning: `inputs` are pixels or features, `p` its parameters by name."""
+class Reference(ReferenceModel):
+    """The method of one tuning."""
 
-    def __init__(self, space, inputs, labels, paradigm, backbone, strong_view):
-        self.space, self.inputs, self.backbone, self.view = space, inputs, backbone, strong_view
-        self.Z, self.W, self.s = space.image_features, space.text_features, space.logit_scale
-        self.labels, self.n = labels, len(labels)
+    def __init__(self, space, inputs, labels, paradigm, backbone):
+        super().__init__(space, inputs, labels, paradigm, backbone, epochs=EPOCHS)
         self.tau = TAU["adapter" if backbone is None else "prompt"]
         self.aligned = set() if space.alignment is None else set(space.alignment.aligned.tolist())
-        self.seen = set(labels[labels >= 0].tolist()) if paradigm == "trzsl" else set()
-        self.allowed = [c for c in range(C) if c not in self.seen]
-        self.unlabeled = np.flatnonzero(labels < 0)
-        with seeded(SEED):
-            if backbone is None:
-                encoder = FeatureEncoder(torch.tensor(self.W))
-            else:
-                encoder = PromptedEncoder(
-                    backbone, space.prompts, prompt_length=LENGTH, prompt_depth=DEPTH
-                )
-            module = DualAdapterModule(encoder, self.s, adapter_dim=DIM, adapter_weight=WEIGHT)
-        self.p = {k: v.clone().requires_grad_() for k, v in module.state_dict().items()}
-
-    # -- the model (section 3)
-
-    def adapt(self, name, x):
-        hidden = F.relu(x @ self.p[f"{name}.fc1.weight"].T + self.p[f"{name}.fc1.bias"])
-        residual = hidden @ self.p[f"{name}.fc2.weight"].T + self.p[f"{name}.fc2.bias"]
-        return F.normalize(x + WEIGHT * residual, dim=-1)
-
-    def text_prompt(self, layer):
-        return self.p[f"encoder.prompts.text.{layer}"]
-
-    def visual_prompt(self, layer):
-        weight, bias = (
-            self.p[f"encoder.prompts.to_visual.{layer}.{k}"] for k in ("weight", "bias")
-        )
-        return self.text_prompt(layer) @ weight.T + bias
-
-    def texts(self):
-        if self.backbone is None:
-            return torch.tensor(self.W)
-        model, rows = self.backbone.model, []
-        shift = torch.zeros_like(torch.tensor(self.W))
-        if self.space.alignment is not None:
-            shift = torch.tensor(self.space.alignment.shift)
-        for text, move in zip(self.space.prompts, shift, strict=True):
-            ids = self.backbone.tokenizer.encode(text)
-            ids = [49406] + (ids[LENGTH:] if text.startswith("a photo ") else ids) + [49407]
-            x = model.token_embedding(torch.tensor(ids))
-            x = torch.cat([x[:1], self.text_prompt(0), x[1:]])
-            x = (x + model.positional_embedding[: len(x)])[None]
-            for layer, block in enumerate(model.transformer.resblocks):
-                if 0 < layer < DEPTH:
-                    prompt = self.text_prompt(layer)[None]
-                    x = torch.cat([x[:, :1], prompt, x[:, 1 + LENGTH :]], dim=1)
-                x = block(x, attn_mask=model.attn_mask[: x.shape[1], : x.shape[1]])
-            row = F.normalize(model.ln_final(x)[0, -1] @ model.text_projection, dim=-1)
-            rows.append(F.normalize(row + move, dim=-1) if move.any() else row)
-        return torch.stack(rows)
-
-    def images(self, inputs):
-        if self.backbone is None:
-            return F.normalize(inputs, dim=-1)
-        visual = self.backbone.model.visual
-        x = visual.conv1((inputs.float() / 255 - 0.5) / 0.5).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
-        x = x + visual.positional_embedding
-        n_tokens = x.shape[1]
-        for layer, block in enumerate(visual.transformer.resblocks):
-            if layer < DEPTH:
-                prompt = self.visual_prompt(layer).expand(len(x), -1, -1)
-                x = torch.cat([x[:, :n_tokens], prompt], dim=1)
-            x = block(visual.ln_pre(x) if layer == 0 else x)
-        return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
-
-    def branch(self, inputs, texts, adapter):
-        images = self.images(inputs)
-        return self.s * self.adapt(adapter, images) @ self.adapt("text_adapter", texts).T
 
     # -- pseudolabels (sections 1 and 3)
-
-    def guess(self, logits):
-        """Class and probability, over the classes that unlabeled images may belong to."""
-        p = torch.full_like(logits, 0.0)
-        p[:, self.allowed] = logits[:, self.allowed].softmax(dim=1)
-        confidence, label = p.max(dim=1)
-        return label, confidence
 
     def first_main_samples(self):
         """k a class: by similarity to the new text where it has one, else by confidence."""
@@ -184,7 +104,7 @@ class Reference:
     # -- training (section 3)
 
     def train(self):
-        optimizer = torch.optim.SGD(self.p.values(), LR, momentum=MOMENTUM, weight_decay=DECAY)
+        optimizer = self.make_optimizer()
         main, margin, history = self.first_main_samples(), np.zeros((C, C)), []
         last_label = np.full(self.n, -1)
         last_confidence = np.zeros(self.n)
@@ -192,22 +112,8 @@ class Reference:
             sums, drawn = {}, []
             label, confidence = np.full(self.n, -1), np.zeros(self.n)
             n_main = int((main >= 0).sum())
-            sources = [np.flatnonzero(self.labels >= 0), np.flatnonzero(main >= 0), self.unlabeled]
-            batches = [
-                source[epoch_positions(len(source), STEPS, BATCH, (SEED, epoch, stream))]
-                if len(source)
-                else None
-                for stream, source in enumerate(sources)
-            ]
-            for step in range(STEPS):
-                at = epoch * STEPS + step
-                progress = (at - STEPS) / (EPOCHS * STEPS - STEPS)
-                cosine = LR * (1 + math.cos(math.pi * progress)) / 2
-                rate = LR * (at + 1) / STEPS if at < STEPS else cosine
-                labeled, sample, u = (b if b is None else b[step] for b in batches)
-                key = np.random.SeedSequence([SEED, epoch, step, 3])
-                with seeded(int(key.generate_state(1, np.uint64)[0] >> 1)):
-                    strong = self.view(u)
+            batches = zip(*self.draw_images(epoch, main), strict=True)
+            for step, (labeled, sample, u) in enumerate(batches):
                 texts, bound = self.texts(), torch.tensor(margin, dtype=torch.float32)
                 with torch.no_grad():
                     weak = self.branch(self.inputs[u], texts, "main_adapter")
@@ -221,14 +127,10 @@ class Reference:
                     parts["labeled"] = self.loss(logits, truth, bound).mean()
                 parts["pseudo"] = torch.tensor(0.0)
                 if kept.any():
-                    logits = self.branch(strong[kept], texts, "pseudo_adapter")
+                    strong = self.strong_views(u, epoch, step)[kept]
+                    logits = self.branch(strong, texts, "pseudo_adapter")
                     parts["pseudo"] = self.loss(logits, guess[kept], bound).mean()
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                for value in self.p.values():
-                    value.grad = torch.zeros_like(value)  # decays even where no view is kept
-                sum(parts.values()).backward()
-                optimizer.step()
+                rate = self.learn(optimizer, sum(parts.values()), epoch * STEPS + step)
                 for name, part in parts.items():
                     sums[name] = sums.get(name, 0.0) + part.item() / STEPS
                 label[u], confidence[u] = guess, sure
@@ -257,39 +159,10 @@ class Reference:
         self.pseudo = np.where(last_confidence > self.tau, last_label, -1)
         return self
 
-    # -- prediction
-
-    @torch.no_grad()
-    def probabilities(self, inputs, inference):
-        """With prompts; of the adapters those that `inference` says."""
-        texts, images = self.texts(), self.images(inputs)
-        if inference == "no_adapters":
-            return (self.s * images @ texts.T).softmax(dim=1).numpy()
-        adapters = ["main", "pseudo"] if inference == "ensemble" else [inference]
-        each = [self.branch(inputs, texts, f"{a}_adapter").softmax(dim=1) for a in adapters]
-        return torch.stack(each).mean(dim=0).numpy()
-
-
-def draw_labels(target, paradigm):
-    """Two labels a class (ssl), or all of the first three classes (trzsl)."""
-    if paradigm == "ul":
-        return np.full(len(target), -1)
-    if paradigm == "trzsl":
-        return np.where(target < 3, target, -1)
-    y = np.full(len(target), -1)
-    for c in range(C):
-        y[np.flatnonzero(target == c)[:2]] = c
-    return y
-
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Colours with noise, so that the random model predicts some classes more than others."""
-    generator = np.random.default_rng(3)
-    target = np.arange(90) % C
-    colours = generator.integers(0, 255, (C, 1, 1, 3))
-    noise = generator.integers(-60, 60, (90, 32, 32, 3))
-    return np.clip(colours[target] + noise, 0, 255).astype(np.uint8), target
+    return draw_pictures()
 
 
 def describe(class_name, n):
@@ -326,11 +199,9 @@ def test_training_is_the_method_line_by_line(
     labels = draw_labels(target, paradigm)
     if tuning == "adapter":
         inputs = torch.tensor(space.image_features)
-        view = FeatureView(inputs, 0.5)
     else:
         inputs = torch.from_numpy(pictures[0]).permute(0, 3, 1, 2)
-        view = make_strong_view("affine", TrainingPixels(pictures[0], pictures[0], np.ones(90)))
-    reference = Reference(aligned, inputs, labels, paradigm, backbone, view).train()
+    reference = Reference(aligned, inputs, labels, paradigm, backbone).train()
 
     classifier = make_classifier(tuning, paradigm, describer).fit(space, labels)
 
@@ -343,18 +214,7 @@ def test_training_is_the_method_line_by_line(
     np.testing.assert_allclose(classifier.margin_matrix_, reference.margin_, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(classifier.pseudo_labels_, reference.pseudo)
     np.testing.assert_array_equal(classifier.main_labels_, reference.main)
-    for name, value in reference.p.items():
-        if "adapter" in name:
-            np.testing.assert_allclose(
-                classifier._model.weights[name], value.detach(), atol=2e-5, err_msg=name
-            )
-    with torch.no_grad():
-        np.testing.assert_allclose(classifier.text_features_, reference.texts(), atol=2e-5)
-    if tuning == "prompt":
-        for layer in range(DEPTH):
-            expected = reference.visual_prompt(layer).detach()
-            found = classifier._model.weights["visual_prompts"][layer]
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert_same_weights(classifier, reference)
 
     classifier.save(tmp_path / "model")
     loaded = CAPClassifier.load(tmp_path / "model")
@@ -368,27 +228,12 @@ def test_training_is_the_method_line_by_line(
 
 
 def make_classifier(tuning, paradigm, describer):
-    training = {
-        "epochs": EPOCHS,
-        "steps_per_epoch": STEPS,
-        "batch_size": BATCH,
-        "optimizer": "sgd",
-        "learning_rate": LR,
-        "momentum": MOMENTUM,
-        "weight_decay": DECAY,
-        "adapter_dim": DIM,
-        "adapter_weight": WEIGHT,
-    }
-    if tuning == "prompt":
-        what = PromptTuning(prompt_depth=DEPTH, prompt_length=LENGTH, augment="affine", **training)
-    else:
-        what = AdapterTuning(augment=0.5, **training)
     return CAPClassifier(
         paradigm,
         pseudo_labels="zero_shot",
         t=4,
         aligner=ConceptAligner(describer, use_centers=True, accept="always"),
-        tuning=what,
+        tuning=make_tuning(tuning, EPOCHS),
         tau=TAU[tuning],
         m=M,
         top_k=K,

@@ -70,3 +70,14 @@ def test_the_bar_begins_where_a_resumed_training_does(capsys):
 
 def test_a_bar_that_was_never_shown_can_be_closed():
     ProgressBar().close()
+
+
+def test_the_bar_of_a_training_without_strong_views_says_nothing_of_them(capsys):
+    net, bar = Net(), ProgressBar()
+    del net.state.history[-1]["kept"]
+    bar.on_train_begin(net)
+    bar.on_epoch_end(net)
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "loss=0.500" in shown
+    assert "kept" not in shown

@@ -178,6 +178,92 @@ def test_all_parameters_take_part_even_where_no_strong_view_counts(module):
     assert without == []
 
 
+# -- views that are not drawn
+
+
+def refuse(logits, images):
+    raise AssertionError("a pseudolabel was asked for")
+
+
+def test_without_views_only_the_main_branch_is_computed(module):
+    streams = draw_streams(module)
+    everything = module(**streams, unlabeled=IMAGES, pseudo_label=keep_all)
+    encoded, encode = [], module.encoder.encode_images
+    module.encoder.encode_images = lambda inputs: encoded.append(len(inputs)) or encode(inputs)
+    outputs = module(main=streams["main"], labeled=streams["labeled"], pseudo_label=refuse)
+    assert encoded == [2 + 3]
+    assert set(outputs) == {"main", "labeled"}
+    for name, logits in outputs.items():
+        torch.testing.assert_close(logits, everything[name], atol=2e-4, rtol=0)
+
+
+def test_a_weak_view_alone_gives_pseudolabels_and_no_logits_of_a_strong_one(module):
+    streams = draw_streams(module)
+    strong = streams.pop("strong")
+    everything = module(**streams, strong=strong, unlabeled=IMAGES, pseudo_label=keep_all)
+    outputs = module(**streams, unlabeled=IMAGES, pseudo_label=keep_all)
+    assert set(outputs) == {"pseudo", "main", "labeled"}
+    for found, expected in zip(outputs["pseudo"], everything["pseudo"], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_where_nothing_is_encoded_with_a_gradient_all_that_trains_takes_part(module):
+    streams = {name: x for name, x in draw_streams(module).items() if name in ("weak", "strong")}
+    outputs = module(**streams, unlabeled=IMAGES, pseudo_label=keep([False] * 4))
+    assert outputs["strong"].shape == (0, 3)
+    outputs["strong"].sum().backward()
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    unused = {name for name, gradient in gradients.items() if gradient is None}
+    assert {name.split(".")[0] for name in unused} == {"main_adapter"}
+    assert not any(gradient.any() for gradient in gradients.values() if gradient is not None)
+
+
+# -- one branch
+
+
+@pytest.fixture
+def one_branch():
+    torch.manual_seed(0)
+    encoder = FeatureEncoder(F.normalize(torch.randn(3, EMBED_DIM), dim=-1))
+    numbers = {"adapter_dim": 8, "adapter_weight": 0.1, "pseudo_adapter": False}
+    return randomize(DualAdapterModule(encoder, LOGIT_SCALE, **numbers))
+
+
+def test_without_an_adapter_of_its_own_the_strong_view_trains_the_main_one(one_branch):
+    names = {name.split(".")[0] for name, _ in one_branch.named_parameters()}
+    assert names == {"text_adapter", "main_adapter"}
+    streams = draw_streams(one_branch)
+    outputs = one_branch(**streams, unlabeled=IMAGES, pseudo_label=keep_all)
+    texts = one_branch.text_adapter(one_branch.encoder.encode_texts())
+    images = one_branch.main_adapter(F.normalize(streams["strong"], dim=-1))
+    expected = LOGIT_SCALE * images @ texts.T
+    torch.testing.assert_close(outputs["strong"], expected, atol=2e-4, rtol=0)
+    outputs["strong"].square().sum().backward()
+    assert one_branch.main_adapter.fc2.weight.grad.any()
+
+
+def test_with_one_branch_all_modes_with_adapters_predict_the_same(one_branch):
+    images = one_branch.features(draw_streams(one_branch)["main"])
+    texts = one_branch.text_features()
+    main, pseudo, ensemble, off = (
+        one_branch.logits(images, texts, mode).softmax(dim=-1)
+        for mode in ("main", "pseudo", "ensemble", "no_adapters")
+    )
+    assert torch.equal(main, pseudo)
+    torch.testing.assert_close(ensemble, main, atol=1e-6, rtol=0)
+    assert not torch.allclose(off, main, atol=0.01)
+
+
+def test_adapters_of_weight_zero_are_left_out(on_features):
+    for adapter in (on_features.text_adapter, on_features.main_adapter):
+        adapter.weight = 0.0
+    images = on_features.features(draw_streams(on_features)["main"])
+    texts = on_features.text_features()
+    without = on_features.logits(images, texts, "no_adapters")
+    main = on_features.logits(images, texts, "main")
+    torch.testing.assert_close(main, without, atol=1e-4, rtol=0)
+
+
 # -- gradients and state
 
 

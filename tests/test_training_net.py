@@ -1,15 +1,21 @@
 """Tests of the net's loss and of how a training stops."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from capkit.exceptions import OutOfMemoryError, TrainingDivergedError
+from capkit.training import net as net_module
+from capkit.training.module import DualAdapterModule
 from capkit.training.net import CAPNet
 from capkit.training.schedule import Schedule
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
 from capkit.training.streams import TrainingImages
+from capkit.tuning.adapter import FeatureEncoder
 
 SCHEDULE = Schedule(
     epochs=2,
@@ -185,3 +191,71 @@ def test_a_mean_is_over_the_samples_of_all_processes(monkeypatch):
         parts.append(net._mean(own))
     assert torch.stack(parts).mean() == losses.mean()
     assert net._mean(torch.empty(0)) == 0
+
+
+class TestPredictionsAnew:
+    """At the end of an epoch all unlabeled images may be predicted."""
+
+    LABELS = np.array([0, -1, -1, 1, -1, -1, -1])
+
+    def make(self, wanted=(1,)):
+        torch.manual_seed(0)
+        texts = F.normalize(torch.randn(3, 5), dim=1)
+        module = DualAdapterModule(FeatureEncoder(texts), 10.0, adapter_dim=4, adapter_weight=0.5)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter)
+        net = make_net(np.zeros((3, 3)))
+        net.module_, asked = module, []
+        net.self_training = types.SimpleNamespace(
+            wants_logits=lambda epoch: asked.append(epoch) or epoch in wanted
+        )
+        net.losses_ = [{"main": torch.tensor(0.5)}]
+        return net, asked, TrainingImages(torch.randn(7, 5), self.LABELS)
+
+    def test_are_the_main_branch_s_logits_and_zero_for_labeled_images(self):
+        net, asked, images = self.make()
+        epoch = net.epoch_predictions(images)
+        module, unlabeled = net.module_, images.unlabeled
+        features = module.features(images.inputs[unlabeled], "main")
+        expected = 10.0 * features @ module.text_features("main").T
+        assert asked == [1]
+        assert epoch.logits.shape == (7, 3)
+        np.testing.assert_allclose(epoch.logits[unlabeled], expected.detach(), rtol=1e-4)
+        assert not epoch.logits[images.labeled].any()
+        assert epoch.logits.dtype == np.float32
+
+    def test_are_made_only_where_they_are_asked_for(self):
+        net, asked, images = self.make(wanted=(2,))
+        assert net.epoch_predictions(images).logits is None
+        net.state.epoch = 1
+        assert net.epoch_predictions(images).logits is not None
+        assert asked == [1, 2]
+
+    def test_take_a_batch_of_inputs_at_a_time(self, monkeypatch):
+        net, _, images = self.make()
+        read, encode = [], net_module.encode_batches
+        monkeypatch.setattr(
+            net_module,
+            "encode_batches",
+            lambda module, inputs, size: read.append(len(inputs)) or encode(module, inputs, size),
+        )
+        net.epoch_predictions(images)
+        assert read == [2, 2, 1]
+
+    def test_of_an_epoch_without_views_nothing_was_drawn(self):
+        net, _, images = self.make()
+        epoch = net.epoch_predictions(images)
+        assert [len(epoch.indices), len(epoch.labels), len(epoch.confidence)] == [0, 0, 0]
+        assert epoch.indices.dtype == epoch.labels.dtype == np.int64
+
+
+def test_without_a_weak_view_the_loss_is_that_of_the_other_streams():
+    net = make_net(np.zeros((2, 2)))
+    net.self_training = types.SimpleNamespace(
+        losses=lambda outputs, targets, margin: {
+            "main": F.cross_entropy(outputs["main"], targets["main"], reduction="none")
+        }
+    )
+    loss = net.get_loss({"main": logits_of([0.8, 0.2])}, {"main": torch.tensor([1])})
+    assert loss.item() == pytest.approx(-np.log(0.2), rel=1e-6)
+    assert net.predictions_ == []

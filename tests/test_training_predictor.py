@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch.nn import functional as F
 
 from capkit.training.module import INFERENCE_MODES, DualAdapterModule
@@ -93,3 +94,27 @@ def test_adapted_features_are_what_is_compared_with_the_classes(predictor):
     np.testing.assert_allclose(
         adapted_features(predictor, features, "ensemble"), expected, rtol=1e-5
     )
+
+
+def test_with_one_branch_both_adapters_that_are_exported_are_the_same():
+    torch.manual_seed(1)
+    module = DualAdapterModule(
+        FeatureEncoder(TEXTS), 20.0, adapter_dim=4, adapter_weight=0.3, pseudo_adapter=False
+    )
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    weights = export_adapters(module)
+    for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+        np.testing.assert_array_equal(
+            weights[f"pseudo_adapter.{name}"], weights[f"main_adapter.{name}"]
+        )
+    predictor = build_predictor(
+        weights, FeatureEncoder(TEXTS), logit_scale=20.0, adapter_weight=0.3, device="cpu"
+    )
+    features = encode_batches(predictor, draw(5), batch_size=5)
+    expected = module.logits(module.features(draw(5)), module.text_features(), "main").detach()
+    for inference in ("main", "pseudo", "ensemble"):
+        found = predict_logits(predictor, features, inference)
+        np.testing.assert_allclose(softmax(found, 1), softmax(expected, 1), atol=1e-6)
+        adapted = adapted_features(predictor, features, inference)
+        np.testing.assert_allclose(adapted, adapted_features(predictor, features, "main"), 1e-5)

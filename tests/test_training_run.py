@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from capkit import MarginCalibrator
+from capkit.baselines._self_trained import PeerSelfTraining
+from capkit.baselines.cpl import CandidatePseudolabels
+from capkit.baselines.grip import GrowingPseudolabels
 from capkit.datasets import make_concept_space
 from capkit.training.checkpoint import CHECKPOINT_NAME, read_fingerprint
+from capkit.training.net import CAPNet
 from capkit.training.run import TrainingTask, check_devices, train
 from capkit.training.self_training import CAPSelfTraining
 from capkit.training.streams import TrainingImages
@@ -133,3 +137,74 @@ def test_devices_have_to_share_a_batch(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs accelerate"):
         check_devices(2, 8)
+
+
+def make_peer_task(peer, **changes):
+    """The same task for a peer that chooses anew in each of three rounds."""
+    task = make_task()
+    common = {f.name for f in dataclasses.fields(PeerSelfTraining)}
+    fields = {name: getattr(task.self_training, name) for name in common}
+    numbers = {"rounds": 3}
+    if peer is CandidatePseudolabels:
+        numbers |= {"intra_quantile": 1.0, "inter_share": 3.0}
+    training = peer(**fields, **numbers)
+    return dataclasses.replace(task, self_training=training, pseudo_adapter=False, **changes)
+
+
+@pytest.mark.parametrize("peer", [GrowingPseudolabels, CandidatePseudolabels])
+@pytest.mark.parametrize("n_steps", [1, 2, 5])
+def test_choices_of_later_rounds_are_gone_on_from_bit_for_bit(
+    peer, n_steps, tmp_path, monkeypatch
+):
+    expected_state, expected = train(make_peer_task(peer))
+    task = make_peer_task(peer, checkpoint_dir=tmp_path)
+    steps, train_step = [], CAPNet.train_step
+
+    def stop(net, *args, **kwargs):
+        steps.append(1)
+        if len(steps) > n_steps:
+            raise RuntimeError("killed")
+        return train_step(net, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CAPNet, "train_step", stop)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(task)
+    state, module = train(task)
+    assert torch.equal(weights_of(module), weights_of(expected))
+    for field in dataclasses.fields(state):
+        found, uninterrupted = (getattr(s, field.name) for s in (state, expected_state))
+        np.testing.assert_array_equal(found, uninterrupted, err_msg=field.name)
+        assert type(found) is type(uninterrupted)
+    if peer is CandidatePseudolabels:
+        assert state.candidates.dtype == bool
+        assert (state.candidates.sum(axis=1) > 1).any()
+
+
+def test_images_are_predicted_anew_by_the_model_as_it_is_after_the_epoch():
+    seen = []
+
+    class Watching(GrowingPseudolabels):
+        def end_epoch(self, state, epoch):
+            seen.append(epoch.logits)
+            super().end_epoch(state, epoch)
+
+        def wants_logits(self, epoch):
+            return True
+
+    task = make_peer_task(Watching)
+    _, module = train(task)
+    features = module.features(task.images.inputs)
+    expected = module.logits(features, module.text_features(), "main").detach()
+    np.testing.assert_allclose(seen[-1], expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(seen[0] - seen[-1]).max() > 1e-3
+
+
+def test_a_task_may_have_one_branch():
+    module = make_task(pseudo_adapter=False).build_module("cpu")
+    assert module.pseudo_adapter is module.main_adapter
+    assert make_task().build_module("cpu").pseudo_adapter is not module.main_adapter
+    _, trained = train(make_task(pseudo_adapter=False))
+    assert trained.pseudo_adapter is trained.main_adapter
+    both = train(make_task())[1]
+    assert not torch.equal(trained.main_adapter.fc2.weight, both.main_adapter.fc2.weight)

@@ -128,3 +128,16 @@ def test_pixels_come_with_the_channels_first():
 def test_number_of_steps_does_not_depend_on_the_number_of_images(n):
     streams = make_streams(n=n + 7, steps=9)
     assert len(list(streams)) == len(streams) == 9
+
+
+@pytest.mark.parametrize("views", [(), ("weak",)])
+def test_a_view_that_is_not_asked_for_is_not_drawn_and_changes_no_other_stream(views):
+    def refuse(indices):
+        raise AssertionError("a strong view was drawn")
+
+    everything, some = flat(make_streams()), flat(make_streams(views=views, strong_view=refuse))
+    for expected, batch in zip(everything, some, strict=True):
+        of_weak = {"weak", "unlabeled", "target unlabeled"}
+        assert set(batch) == set(expected) - {"strong"} - (set() if views else of_weak)
+        for name, value in batch.items():
+            assert torch.equal(value, expected[name]), name

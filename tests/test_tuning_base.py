@@ -67,6 +67,19 @@ def test_only_prompts_can_be_trained_without_adapters():
         AdapterTuning(adapter_weight=0.0)._validate_params()
 
 
+def test_only_prompt_tuning_trains_more_than_adapters():
+    assert {name: cls.trains_encoder for name, cls in TUNINGS.items()} == {
+        "prompt": True,
+        "adapter": False,
+    }
+
+
+@EACH
+def test_a_strong_view_has_an_adapter_of_its_own_by_default(cls):
+    assert cls().pseudo_adapter is True
+    assert clone(cls(pseudo_adapter=False)).pseudo_adapter is False
+
+
 @EACH
 def test_every_default_is_in_range(cls):
     cls()._validate_params()

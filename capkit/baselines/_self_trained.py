@@ -123,11 +123,6 @@ class PeerSelfTraining(SelfTraining):
         """Classes that unlabeled images may belong to, ascending."""
         return np.setdiff1d(np.arange(len(self.text_features)), self.seen)
 
-    @property
-    def images_per_class(self) -> float:
-        """Unlabeled images of an average class."""
-        return len(self.unlabeled) / len(self.classes)
-
     def zero_shot_logits(self) -> np.ndarray:
         """Logits (n, C) of the frozen model."""
         return self.logit_scale * self.image_features @ self.text_features.T

@@ -66,7 +66,8 @@ def candidate_labels(
     threshold = np.quantile(probabilities.max(axis=1), intra_quantile)
     order = np.argsort(-probabilities, axis=1, kind="stable")
     ordered = np.take_along_axis(probabilities, order, axis=1)
-    before = np.cumsum(ordered, axis=1) - ordered
+    before = np.zeros_like(ordered)  # not by subtraction: rounding would pass the threshold
+    np.cumsum(ordered[:, :-1], axis=1, out=before[:, 1:])
     by_image = np.empty(probabilities.shape, dtype=bool)
     np.put_along_axis(by_image, order, before < threshold, axis=1)
     taken = min(n_images, max(1, round(inter_share * n_images / n_classes)))

@@ -56,7 +56,8 @@ class GrowingPseudolabels(PeerSelfTraining):
             state.main_labels = self._choose(epoch.logits, number)
 
     def _choose(self, logits: np.ndarray, round_number: int) -> np.ndarray:
-        k = max(1, round(self.images_per_class * round_number / self.rounds))
+        # rounded up, or some images would be left over in the last round
+        k = -(-len(self.unlabeled) * round_number // (self.rounds * len(self.classes)))
         return self.for_all_images(top_k_of_each_class(self.probabilities(logits), k))
 
 
@@ -66,7 +67,7 @@ class GRIPClassifier(SelfTrainedClassifier):
     GRIP (grow and refine iteratively pseudolabels): in round ``i`` of ``I`` each class takes its
     ``k = i * n_u / (I * C)`` most probable images, by zero-shot in the first round and then by the
     model as it has become, so that in the last round all ``n_u`` unlabeled images are taken, by
-    the ``C`` classes in equal shares.
+    the ``C`` classes in equal shares (``k`` is rounded up).
 
     Parameters
     ----------

@@ -125,7 +125,10 @@ class DualAdapterModule(nn.Module):
             outputs["pseudo"] = pseudo = pseudo_label(weak_logits, unlabeled)
             given["strong"] = None if strong is None else strong[pseudo.kept]
         batches = {name: batch for name, batch in given.items() if batch is not None}
-        together = self.encoder.encode_images(torch.cat(list(batches.values())))
+        rows = torch.cat(list(batches.values()))
+        # Towers take no empty batch: an image that is dropped again stands in for none.
+        encoded = rows if len(rows) or weak is None else weak[:1]
+        together = self.encoder.encode_images(encoded)[: len(rows)]
         parts = together.split([len(batch) for batch in batches.values()])
         for name, part in zip(batches, parts, strict=True):
             branch = "pseudo" if name == "strong" else "main"

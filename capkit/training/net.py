@@ -188,8 +188,10 @@ class CAPNet(NeuralNet):
 
     def _predict_unlabeled(self, images: TrainingImages) -> np.ndarray:
         """Logits of all unlabeled images by the main branch; each process computes all."""
-        module, rows = self.bare_module(), images.unlabeled
-        features = encode_batches(module, images.inputs[rows], self.schedule.batch_size)
+        module, rows, size = self.bare_module(), images.unlabeled, self.schedule.batch_size
+        # a batch of inputs at a time: those of all images may not fit into memory
+        batches = (images.inputs[batch] for batch in torch.from_numpy(rows).split(size))
+        features = torch.cat([encode_batches(module, batch, size) for batch in batches])
         logits = np.zeros((len(images), len(self.margin_)), dtype=np.float32)
         logits[rows] = predict_logits(module, features, "main")
         return logits
