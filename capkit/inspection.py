@@ -1,4 +1,4 @@
-"""Pictures of what the stages found. Needs matplotlib (``pip install capkit[plot]``)."""
+"""Pictures of what the stages found. Needs matplotlib (``pip install capkit-clip[plot]``)."""
 
 from __future__ import annotations
 

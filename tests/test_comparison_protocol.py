@@ -464,7 +464,9 @@ def test_new_images_of_another_model_are_refused(problem):
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch, problem):
     monkeypatch.setitem(sys.modules, "psutil", None)
-    with pytest.raises(ImportError, match=r'requires psutil.*python -m pip install "capkit\[comp'):
+    with pytest.raises(
+        ImportError, match=r'requires psutil.*python -m pip install "capkit-clip\[comp'
+    ):
         compare({"a": ZeroShotClassifier()}, problem.space, problem.target)
 
 

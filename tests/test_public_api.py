@@ -90,4 +90,11 @@ def test_import_loads_neither_torch_nor_scikit_learn():
 
 
 def test_version_is_that_of_the_installed_distribution():
-    assert capkit.__version__ == metadata.version("capkit")
+    assert capkit.__version__ == metadata.version("capkit-clip")
+
+
+def test_nothing_tells_users_to_install_another_package_called_capkit():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.rst")]
+    for path in [*pages, *(ROOT / "capkit").rglob("*.py"), *(ROOT / "examples").glob("*.py")]:
+        wrong = re.search(r"pip install \S*capkit(?!-clip)\b", path.read_text())
+        assert not wrong, f"{path}: {wrong}"

@@ -120,7 +120,7 @@ def compare(
     TypeError, ValueError
         If arguments contradict each other, or cannot be used.
     ImportError
-        If pandas or psutil is missing (``python -m pip install "capkit[compare]"``).
+        If pandas or psutil is missing (``python -m pip install "capkit-clip[compare]"``).
 
     See Also
     --------

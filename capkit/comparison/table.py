@@ -344,7 +344,7 @@ def require(owner: str, *packages: str) -> None:
         except ImportError as error:
             raise ImportError(
                 f"{owner} requires {package}. You can install it with `python -m pip install "
-                '"capkit[compare]"`.'
+                '"capkit-clip[compare]"`.'
             ) from error
 
 
