@@ -10,7 +10,7 @@ runs what is new. The parts, all of them or those that --parts names:
 peers       Every method in the three paradigms, adapters where something is trained: on the two
             sets that come with capkit, judged on their test images, and on half of each set of
             real features, judged on that half ("adapted") and on the other one ("new").
-prompts     The same with prompts, on the sets that come with capkit.
+prompts     Prompts in place of adapters, on the sets that come with capkit (ul).
 ablation    CAP as in the paper, and as by default, without one part at a time (ul, adapters).
 longtail    Unequal classes (ul, adapters): the images adapted to are subsampled so that the sizes
             of classes fall geometrically to a 10th, 20th or 50th of the largest, or are all as
@@ -155,7 +155,7 @@ def run_peers(problems, options):
 
 def run_prompts(problems, options):
     problems = {name: each for name, each in problems.items() if each.space.images is not None}
-    parameters = {"paradigms": options.paradigms, "seeds": range(options.prompt_seeds)}
+    parameters = {"paradigms": ["ul"], "seeds": range(options.prompt_seeds)}
     methods = {
         name: method
         for name, method in all_methods(clone(PROMPTS)).items()
