@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import threading
 from pathlib import Path
 
 __all__ = ["write_atomically"]
 
+# Nobody goes on writing a file after such a pause: whoever began it was killed.
+_ABANDONED_SECONDS = 600.0
+
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Write a file that takes the place of `path` once it is on the disk.
 
     A reader sees the old file or the new one, never a part. Several processes and threads may
-    write at once: the last one wins.
+    write at once: the last one wins. What a writer that was killed has left beside `path` is
+    deleted once it is ten minutes old.
 
     Parameters
     ----------
@@ -36,8 +41,18 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        _delete_abandoned(path, partial)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def _delete_abandoned(path: Path, partial: Path) -> None:
+    """Delete files that others began for `path` long before `partial`, by the same clock."""
+    newest = partial.stat().st_mtime - _ABANDONED_SECONDS
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError):  # another process may be quicker
+            if other.stat().st_mtime < newest:
+                other.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,6 +16,8 @@ __all__ = [
     "UNLABELED",
     "LabelCodec",
     "check_labels_of_paradigm",
+    "check_ordered",
+    "first_unwritable",
     "is_unlabeled",
     "resolve_class_names",
     "seeded_copy",
@@ -101,8 +103,8 @@ def resolve_class_names(
     Raises
     ------
     ClassNamesError
-        If there are none, they contradict each other, are not strings, are doubled or fewer than
-        two, or may have been cut.
+        If there are none, they contradict each other, have no order, are not strings that can be
+        written, are doubled or fewer than two, or may have been cut.
     """
     if fit_argument is None:
         if parameter is None:
@@ -129,7 +131,47 @@ def resolve_class_names(
     return _as_names(at_fit)
 
 
+def check_ordered(names: object) -> None:
+    """Refuse class names of no order: a set has another one each time Python starts.
+
+    Parameters
+    ----------
+    names : object
+
+    Raises
+    ------
+    ClassNamesError
+        If they are a set, or a view that is one, such as the keys of a dictionary.
+    """
+    if isinstance(names, Set):
+        raise ClassNamesError(
+            "expected class_names as a sequence, whose order is that of the classes, got "
+            f"{type(names).__name__}: a set has no order. Pass a list, such as "
+            "sorted(class_names)."
+        )
+
+
+def first_unwritable(texts: Sequence[str]) -> int | None:
+    """Position of the first text that UTF-8 cannot write, as half of a surrogate pair is in it.
+
+    Parameters
+    ----------
+    texts : sequence of str
+
+    Returns
+    -------
+    int or None
+    """
+    for position, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return position
+    return None
+
+
 def _as_names(names: Iterable[str], *, check: bool = True) -> tuple[str, ...]:
+    check_ordered(names)
     if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
         raise ClassNamesError(
             f"expected class_names as a sequence of str, got {type(names).__name__}: {names!r:.80}"
@@ -145,6 +187,17 @@ def _as_names(names: Iterable[str], *, check: bool = True) -> tuple[str, ...]:
         return names
     if any(not name.strip() for name in names):
         raise ClassNamesError(f"class name {[n.strip() for n in names].index('')} is empty.")
+    if (unwritable := first_unwritable(names)) is not None:
+        raise ClassNamesError(
+            f"expected class names that UTF-8 can write, got {names[unwritable]!r} as class name "
+            f"{unwritable}, which holds half of a surrogate pair. Read it again with the encoding "
+            "of its file."
+        )
+    if str(UNLABELED) in names:
+        raise ClassNamesError(
+            f"class name {names.index(str(UNLABELED))} is '-1', which marks unlabeled images in "
+            "y. Give the class another name."
+        )
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ClassNamesError(f"class_names must differ from each other, got twice: {doubled}.")
@@ -291,9 +344,17 @@ class LabelCodec:
                         else f"an index from 0 to {n_classes - 1} into class_names"
                     )
                     + ", or -1 or None for an unlabeled image."
-                    + (_RENUMBERED if self.kind == "index" else "")
+                    + self._hint(label)
                 )
         return indices
+
+    def _hint(self, label: object) -> str:
+        """What may be wrong with an index, as a sentence behind a blank."""
+        if self.kind == "name":
+            return ""
+        if isinstance(label, Real) and f"{label:g}" in self.class_names:
+            return f" If the class of this name is meant, pass it as a str: '{label:g}'."
+        return _RENUMBERED
 
 
 def check_labels_of_paradigm(

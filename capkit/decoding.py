@@ -81,7 +81,7 @@ def read_batches(
     Raises
     ------
     ValueError
-        If `n_jobs` is below 1 and not -1.
+        If `n_jobs` is below 1 and not -1, or that of ``joblib.parallel_config`` is 0.
 
     Examples
     --------
@@ -126,6 +126,11 @@ def _n_workers(n_jobs: int | None) -> int:
         )
     if n_jobs is None:
         _, n_jobs = get_active_backend()
+    if n_jobs == 0:
+        raise ValueError(
+            "expected joblib.parallel_config with n_jobs of at least 1, or negative for all CPUs "
+            "but some, got 0"
+        )
     if n_jobs is None:
         n_jobs = min(joblib.cpu_count(), 8)
     # joblib.effective_n_jobs would ask for processes where no backend is configured
@@ -247,7 +252,7 @@ def decode_pixels(
     OSError
         If the disk has no room for the temporary file.
     ValueError
-        If `n_jobs` is below 1 and not -1.
+        If `n_jobs` is below 1 and not -1, or that of ``joblib.parallel_config`` is 0.
 
     Examples
     --------
@@ -293,7 +298,7 @@ def decode_for_training(
     OSError
         If the disk has no room for the temporary files.
     ValueError
-        If `n_jobs` is below 1 and not -1.
+        If `n_jobs` is below 1 and not -1, or that of ``joblib.parallel_config`` is 0.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from capkit._arrays import unit_rows
 from capkit._memory import is_out_of_memory
-from capkit._validation import resolve_class_names
+from capkit._validation import first_unwritable, resolve_class_names
 from capkit.backbones import load_backbone
 from capkit.backbones.reloading import reload_backbone
 from capkit.base import ConceptStage, check_images
@@ -61,7 +61,8 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     cache_dir : path or None, default=None
         Folder in which features are kept. The key of an image is its content, or of a file its
         path, size and time of change; of a text the text with its template; and of both the
-        backbone and its preprocessing. None keeps up to 512 MiB of features in memory.
+        backbone and its preprocessing. ``~`` is the home folder. None keeps up to 512 MiB of
+        features in memory.
     n_jobs : int or None, default=None
         Number of workers that read images: threads, unless ``joblib.parallel_config`` names
         another backend. None means the number that it says, and without one a worker for each
@@ -70,6 +71,11 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         What happens at an image that cannot be read: an error that names it, or a warning that
         lists all of them. Those that are skipped have no row in the ConceptSpace, whose
         ``sample_indices`` say which images the others are.
+    max_pixels : int or None, default=67108864
+        Most pixels that an image file may have, also where training or a prediction reads it: a
+        thread needs 4 bytes for each. One of more is not decoded, but treated as `on_error` says.
+        The default is 8192 x 8192. None means no limit but Pillow's own,
+        ``PIL.Image.MAX_IMAGE_PIXELS``.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
@@ -100,6 +106,11 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     A feature depends a little on the images that it was encoded with, as matrix products are
     summed in another order for other batch sizes: by less than 1e-5 in each number.
 
+    Files of JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, JPEG 2000 and AVIF are read, and HEIF where
+    pillow-heif is registered; of Pillow's other formats some run programs. An opened PIL image
+    that is not loaded is read from its file, if that is still the same, and stays as it is. It is
+    loaded where it has no file, or its metadata were asked for.
+
     References
     ----------
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
@@ -127,6 +138,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         "cache_dir": [str, os.PathLike, None],
         "n_jobs": [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1}), None],
         "on_error": [StrOptions({"raise", "skip"})],
+        "max_pixels": [Interval(Integral, 1, None, closed="left"), None],
         "verbose": ["verbose"],
     }
 
@@ -141,6 +153,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         cache_dir: str | os.PathLike | None = None,
         n_jobs: int | None = None,
         on_error: str = "raise",
+        max_pixels: int | None = 67108864,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -151,6 +164,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         self.cache_dir = cache_dir
         self.n_jobs = n_jobs
         self.on_error = on_error
+        self.max_pixels = max_pixels
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -177,7 +191,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         ClassNamesError
             If there are no class names, or they cannot be right.
         ValueError
-            If a template has no place for the class name.
+            If a template has no place for the class name, or cannot be written.
         BackboneError
             If the backbone cannot be loaded.
         """
@@ -219,7 +233,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
             If a batch does not fit into memory.
         """
         check_is_fitted(self)
-        source = check_images(X, self)
+        source = check_images(X, self).limited(self.max_pixels)
         backbone = self.backbone_
         with open_feature_store(self.cache_dir) as store:
             features, errors = encode_images(
@@ -274,6 +288,12 @@ def _check_templates(template: str | Sequence[str]) -> tuple[str, ...]:
                 "expected a template with {} where the class name belongs, as in "
                 f"'a photo of a {{}}', got {one!r}"
             )
+    if (unwritable := first_unwritable(templates)) is not None:
+        raise ValueError(
+            f"expected templates that UTF-8 can write, got {templates[unwritable]!r} as template "
+            f"{unwritable}, which holds half of a surrogate pair. Read it again with the encoding "
+            "of its file."
+        )
     return templates
 
 

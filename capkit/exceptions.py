@@ -13,6 +13,7 @@ __all__ = [
     "BackboneMismatchError",
     "BackboneNotFoundError",
     "CacheError",
+    "CacheWarning",
     "CapkitError",
     "CheckpointError",
     "CheckpointMismatchError",
@@ -150,6 +151,10 @@ class NoConfidentPredictionWarning(UserWarning):
 
 class AdaptationWarning(UserWarning):
     """Adaptation was held back, as the images do not show that it helps."""
+
+
+class CacheWarning(UserWarning):
+    """Features in the cache on disk are damaged, and are encoded again."""
 
 
 class SkippedImagesWarning(UserWarning):

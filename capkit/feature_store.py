@@ -7,6 +7,8 @@ import functools
 import os
 import sqlite3
 import threading
+import warnings
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,18 +16,20 @@ from typing import Protocol
 
 import numpy as np
 
-from capkit.exceptions import CacheError
+from capkit.exceptions import CacheError, CacheWarning
 
 __all__ = ["DiskFeatureStore", "FeatureStore", "MemoryFeatureStore", "open_feature_store"]
 
 _FILE_NAME = "features.sqlite"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+_VERSION_WITHOUT_CHECKSUMS = 1
+_CHECKSUM_BYTES = 4
+_CRC_OF_SOUND = 0x2144DF1C  # what CRC-32 gives for anything with its own CRC-32 behind it
 _PAGE_BYTES = 16384  # with the default of 4096, a feature of 512 numbers fills a page by half
 _KEYS_PER_QUERY = 500  # SQLite's lowest limit on variables is 999
 _LOCK_SECONDS = 60.0
 _MEMORY_BYTES = 512 * 2**20
 _ENTRY_OVERHEAD_BYTES = 200  # of the key, the bytes object and the dictionary
-_NORM_TOLERANCE = 1e-3
 
 
 class FeatureStore(Protocol):
@@ -137,13 +141,14 @@ class DiskFeatureStore:
     """Features in one SQLite file, which any number of processes may use at once.
 
     Every :meth:`put` is a transaction of a write-ahead log: a process that is killed in the
-    middle of one leaves the file as it was before.
+    middle of one leaves the file as it was before. Each feature has a checksum of it and its
+    key: one that does not fit is damaged, and not found.
 
     Parameters
     ----------
     cache_dir : path
-        Folder of the file ``features.sqlite``; made if it is not there. Not on a network file
-        system, where SQLite's locks do not work.
+        Folder of the file ``features.sqlite``; made if it is not there. ``~`` is the home folder.
+        Not on a network file system, where SQLite's locks do not work.
 
     Raises
     ------
@@ -164,14 +169,15 @@ class DiskFeatureStore:
     """
 
     def __init__(self, cache_dir: str | os.PathLike) -> None:
-        self.path = Path(cache_dir) / _FILE_NAME
         try:
+            self.path = Path(cache_dir).expanduser() / _FILE_NAME
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter of ~ where there is no such home
             raise CacheError(
-                f"the folder {str(self.path.parent)!r} for cached features could not be made: "
+                f"the folder {os.fspath(cache_dir)!r} for cached features could not be made: "
                 f"{error}. Choose another cache_dir."
             ) from error
+        self._known_damage: set[bytes] = set()
         with self._clear_errors():
             self._connection = sqlite3.connect(
                 self.path, timeout=_LOCK_SECONDS, isolation_level=None
@@ -192,12 +198,15 @@ class DiskFeatureStore:
         (version,) = execute("PRAGMA user_version").fetchone()
         if version == _SCHEMA_VERSION:
             return
-        if version != 0:
+        if version not in (0, _VERSION_WITHOUT_CHECKSUMS):
             raise CacheError(
                 f"the feature cache {str(self.path)!r} is of version {version}, expected "
                 f"{_SCHEMA_VERSION}. {self._how_to_delete()}"
             )
         with self._transaction():
+            (version,) = execute("PRAGMA user_version").fetchone()  # another process may be first
+            if version == _VERSION_WITHOUT_CHECKSUMS:  # what is in there is encoded again
+                execute("DROP TABLE IF EXISTS features")
             execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, value BLOB)")
             execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
@@ -213,20 +222,31 @@ class DiskFeatureStore:
         CacheError
             If the file cannot be read or is damaged.
         """
-        values: dict[bytes, bytes] = {}
+        entries: dict[bytes, bytes] = {}
         with self._clear_errors():
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 part = keys[start : start + _KEYS_PER_QUERY]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, value FROM features WHERE key IN ({marks})"
-                values.update(self._connection.execute(query, part))
-        try:
-            found, features = _to_rows([values.get(key) for key in keys], width)
-        except ValueError as error:
-            raise CacheError(self._damaged_message(error)) from error
-        if not np.all(np.abs(np.linalg.norm(features, axis=1) - 1) < _NORM_TOLERANCE):
-            raise CacheError(self._damaged_message("a feature is not of unit norm"))
-        return found, features
+                entries.update(self._connection.execute(query, part))
+        values = [_if_sound(key, entries.get(key), width) for key in keys]
+        asked = zip(keys, values, strict=True)
+        self._warn_of({key for key, value in asked if value is None and key in entries})
+        found, rows = _to_rows(values, width + 1)  # a checksum takes the place of a number
+        return found, rows[:, :width]
+
+    def _warn_of(self, damaged: set[bytes]) -> None:
+        """Say once of each feature that it is damaged; it is put again once it is encoded."""
+        new = damaged - self._known_damage
+        self._known_damage |= new
+        if new:
+            warnings.warn(
+                f"{len(new)} of the features in the cache {str(self.path)!r} are damaged: they "
+                "are not what was written. They are encoded again. If this comes back, look at "
+                "the disk, or choose another cache_dir.",
+                CacheWarning,
+                stacklevel=3,
+            )
 
     def put(self, keys: Sequence[bytes], features: np.ndarray) -> None:
         """Keep features, as :meth:`FeatureStore.put`.
@@ -236,8 +256,9 @@ class DiskFeatureStore:
         CacheError
             If the disk is full, or the file cannot be written or is damaged.
         """
-        rows = zip(keys, _to_values(features), strict=True)
+        values = zip(keys, _to_values(features), strict=True)
         with self._clear_errors(), self._transaction():
+            rows = ((key, value + _checksum(key, value)) for key, value in values)
             self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
 
     @contextlib.contextmanager
@@ -297,9 +318,22 @@ def _to_values(features: np.ndarray) -> list[bytes]:
 def _to_rows(values: Sequence[bytes | None], width: int) -> tuple[np.ndarray, np.ndarray]:
     found = np.array([value is not None for value in values], dtype=bool)
     joined = b"".join([value for value in values if value is not None])
-    if len(joined) != 4 * width * int(found.sum()):
-        raise ValueError(f"expected features of {width} numbers, found others")
     return found, np.frombuffer(joined, dtype="<f4").reshape(-1, width)
+
+
+def _checksum(key: bytes, value: bytes) -> bytes:
+    """Of a feature and whose it is, so that no flipped bit passes for one."""
+    # A cryptographic hash would make reading a third slower, and protect against nobody: who can
+    # write the file can write the hash.
+    return zlib.crc32(value, zlib.crc32(key)).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _if_sound(key: bytes, entry: bytes | None, width: int) -> bytes | None:
+    """An entry that is a feature of this width with its checksum behind it, else None."""
+    # damage may also have made a text or a number of it
+    if not isinstance(entry, bytes) or len(entry) != 4 * width + _CHECKSUM_BYTES:
+        return None
+    return entry if zlib.crc32(entry, zlib.crc32(key)) == _CRC_OF_SOUND else None
 
 
 def _entry_bytes(value: bytes | None) -> int:

@@ -11,7 +11,13 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
 from sklearn.utils.validation import check_is_fitted
 
-from capkit._validation import UNLABELED, LabelCodec, resolve_class_names, validate_nested
+from capkit._validation import (
+    UNLABELED,
+    LabelCodec,
+    check_ordered,
+    resolve_class_names,
+    validate_nested,
+)
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
 from capkit.base import check_concept_space, check_images, expected_n_labels, labels_of_rows
 from capkit.encoder import CLIPEncoder, encode_images
@@ -169,7 +175,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(X, ConceptSpace):
             space = check_concept_space(X, self, min_images=1)
             for given in (self.class_names, class_names):
-                if given is not None and tuple(given) != space.class_names:
+                if given is None:
+                    continue
+                check_ordered(given)
+                if tuple(given) != space.class_names:
                     raise ClassNamesError(
                         f"class_names ({len(given)}) differ from those of the ConceptSpace "
                         f"({space.n_classes}). Give them to CLIPEncoder only."
@@ -258,7 +267,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """New images, checked against those that were fitted to."""
         check_is_fitted(self)
         if not isinstance(X, ConceptSpace):
-            return check_images(X, self)
+            return check_images(X, self).limited(self._make_encoder().max_pixels)
         space, name = check_concept_space(X, self, min_images=1), type(self).__name__
         check_same_backbone(space.backbone_id, self.backbone_id_, name=space.backbone, owner=name)
         if space.shape[1] != self.n_features_in_:
@@ -352,6 +361,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         y : sequence of length n_images
             Class names or indices into ``class_names_``; images marked -1 or None do not count.
         sample_weight : array-like of shape (n_images,) or None, default=None
+            Finite numbers of at least 0.
 
         Returns
         -------
@@ -363,15 +373,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         LabelError
             If a label is no class.
         ValueError
-            If no image is labeled.
+            If no image is labeled, or the weights cannot be right.
         """
         check_is_fitted(self)
         _, truth = LabelCodec.from_labels(y, self.class_names_, len(X))
-        predicted = self._codec.encode(self.predict(X).tolist())
-        weight = np.ones(len(truth)) if sample_weight is None else np.asarray(sample_weight)
+        weight = _checked_weights(sample_weight, len(truth))
         labeled = truth != UNLABELED
-        if not weight[labeled].sum() > 0:
+        if not labeled.any():
             raise ValueError("score expected at least one labeled image, got none.")
+        if not weight[labeled].any():
+            raise ValueError(
+                "score expected a sample_weight above 0 of at least one labeled image, got 0 of "
+                f"all {labeled.sum()}."
+            )
+        predicted = self._codec.encode(self.predict(X).tolist())
         return float(np.average(predicted[labeled] == truth[labeled], weights=weight[labeled]))
 
     # -- what scikit-learn asks
@@ -407,3 +422,27 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False  # images, or a ConceptSpace
         tags.target_tags.required = self._uses_labels
         return tags
+
+
+def _checked_weights(sample_weight: np.ndarray | None, n_images: int) -> np.ndarray:
+    if sample_weight is None:
+        return np.ones(n_images)
+    try:
+        weight = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"expected sample_weight as {n_images} numbers, one for each image, got "
+            f"{sample_weight!r:.80}."
+        ) from None
+    if weight.shape != (n_images,):
+        raise ValueError(
+            f"expected sample_weight of shape ({n_images},), one for each image, got "
+            f"{weight.shape}."
+        )
+    wrong = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
+    if len(wrong):
+        raise ValueError(
+            "expected sample_weight of finite numbers of at least 0, got "
+            f"{weight[wrong[0]]:g} for image {wrong[0]}. Leave an image out by a weight of 0."
+        )
+    return weight

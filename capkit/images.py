@@ -14,7 +14,7 @@ from capkit.pixels import (
     EXPECTED_IMAGES,
     array_hasher,
     check_array,
-    content_key,
+    image_key,
     is_tensor,
     item_key,
     item_name,
@@ -42,6 +42,8 @@ class ImageSource(Sequence):
         Which of `items` these images are; None means all of them.
     numbers : ndarray of shape (n_images,) or None, default=None
         The image's number that errors name; None means its position.
+    max_pixels : int or None, default=None
+        Most pixels that a file may have; None means no limit but Pillow's own.
 
     Examples
     --------
@@ -56,10 +58,12 @@ class ImageSource(Sequence):
         items: Any,
         positions: np.ndarray | None = None,
         numbers: np.ndarray | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         self._items = items
         self._positions = np.arange(len(items)) if positions is None else positions
         self._numbers = self._positions if numbers is None else numbers
+        self._max_pixels = max_pixels
 
     @classmethod
     def from_user(cls, images: Any) -> ImageSource:
@@ -109,7 +113,7 @@ class ImageSource(Sequence):
         """RGB image at an integer position, or the ImageSource of a slice."""
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        return self._read(index, item_to_rgb)
+        return self._read(index, self._to_rgb)
 
     def __repr__(self) -> str:
         return f"ImageSource(n_images={len(self)}, of={type(self._items).__name__})"
@@ -140,7 +144,23 @@ class ImageSource(Sequence):
         ImageSource
         """
         indices = np.asarray(indices, dtype=np.intp)
-        return ImageSource(self._items, self._positions[indices], self._numbers[indices])
+        return ImageSource(
+            self._items, self._positions[indices], self._numbers[indices], self._max_pixels
+        )
+
+    def limited(self, max_pixels: int | None) -> ImageSource:
+        """The same images, with another limit on the pixels that a file may have.
+
+        Parameters
+        ----------
+        max_pixels : int or None
+            A file of more is an error that is found before it is decoded.
+
+        Returns
+        -------
+        ImageSource
+        """
+        return ImageSource(self._items, self._positions, self._numbers, max_pixels)
 
     def key(self, index: int) -> bytes:
         """Fingerprint of an image: of a file its path, size and time of change, else its content.
@@ -159,7 +179,18 @@ class ImageSource(Sequence):
         ImageReadError
             If the file is not there, or the content cannot be read.
         """
-        return self._read(index, content_key if self.keyed_by_reading else item_key)
+        return self._read(index, self._key_of)
+
+    def _key_of(self, item: Any) -> bytes:
+        if self.keyed_by_reading:
+            return image_key(self._to_rgb(item))
+        return item_key(item, max_pixels=self._max_pixels)
+
+    def _to_rgb(self, item: Any) -> Image.Image:
+        # What a Dataset opens is its own affair: it makes each image anew.
+        return item_to_rgb(
+            item, max_pixels=self._max_pixels, keep_unread=not self.keyed_by_reading
+        )
 
     def keys(self) -> tuple[dict[int, bytes], dict[int, ImageReadError]]:
         """Fingerprints of all images, as :meth:`key` gives them.

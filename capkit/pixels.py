@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
+import threading
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 __all__ = [
     "EXPECTED_IMAGES",
+    "FORMATS",
     "PIXELS_VERSION",
     "array_hasher",
     "check_array",
-    "content_key",
     "image_key",
     "is_tensor",
     "item_key",
@@ -33,8 +36,29 @@ EXPECTED_IMAGES = (
     "Dataset of one of these"
 )
 
+# Pillow's names of the formats that files may have, as far as the installed Pillow knows them
+# (HEIF by the package pillow-heif). Of its many others, EPS starts Ghostscript.
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "HEIF",
+)
+
 _EXIF_ORIENTATION = 0x0112
 _KEY_BYTES = 16
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+
+# Pillow reads an image that is not loaded, and its metadata, for one thread at a time. Images
+# cannot be keys of a dictionary of locks: each has the one of its place in memory.
+_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -58,7 +82,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     OSError
         If the file behind the image is damaged.
     ValueError
-        If the values of an image of mode "I" or "F" are outside their range.
+        If the height or width is 0, or the values of an image of mode "I" or "F" are outside
+        their range.
 
     Examples
     --------
@@ -66,6 +91,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     >>> to_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
+    if 0 in image.size:
+        raise ValueError(
+            "expected a height and width of at least 1 pixel, got a height of "
+            f"{image.height} and a width of {image.width}"
+        )
     image.load()
     image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -107,6 +137,13 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint16:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN fails it too
+        n_wrong = np.count_nonzero(~np.isfinite(values))
+        if n_wrong:
+            raise ValueError(
+                f"float values are expected from 0 to 1, got {n_wrong} of {values.size} that are "
+                "NaN or infinite: look at where they come from, or replace them by "
+                "np.nan_to_num(image, posinf=1)"
+            )
         raise ValueError(
             f"float values are expected from 0 to 1, got {values.min():g} to {values.max():g}: "
             "divide by 255, or give uint8"
@@ -130,9 +167,12 @@ def check_array(array: np.ndarray, what: str, dimensions: tuple[int, int]) -> No
             "Convert it, for example by .astype(np.uint8)."
         )
     channels_last = array.ndim != dimensions[1] or array.shape[-1] in (1, 3, 4)
-    if array.ndim not in dimensions or not channels_last or 0 in array.shape[-2:]:
+    height_and_width = array.shape[dimensions[0] - 2 : dimensions[0]]
+    if array.ndim not in dimensions or not channels_last or 0 in height_and_width:
         hint = ""
-        if array.ndim == dimensions[1] and array.shape[-3] in (1, 3, 4):
+        if 0 in height_and_width:
+            hint = "; height and width are at least 1"
+        elif array.ndim == dimensions[1] and array.shape[-3] in (1, 3, 4):
             hint = "; move the channels to the end: np.moveaxis(array, -3, -1)"
         shape = ("n, " if dimensions[0] == 3 else "") + "H, W"
         raise ValueError(
@@ -157,13 +197,21 @@ def tensor_to_array(tensor: Any, *, of_many: bool) -> np.ndarray:
     return np.moveaxis(array, -3, -1)
 
 
-def item_to_rgb(item: Any) -> Image.Image:
+def item_to_rgb(
+    item: Any, *, max_pixels: int | None = None, keep_unread: bool = False
+) -> Image.Image:
     """Read one item of a sequence of images, whatever it is, as RGB.
 
     Parameters
     ----------
     item : path, PIL image, ndarray, tensor, or a tuple that starts with one
-        An array is (H, W) or (H, W, 1 | 3 | 4), a tensor (H, W) or (1 | 3 | 4, H, W).
+        An array is (H, W) or (H, W, 1 | 3 | 4), a tensor (H, W) or (1 | 3 | 4, H, W). A file has
+        one of the :data:`FORMATS`.
+    max_pixels : int or None, default=None
+        Most pixels that a file may have; one of more is not decoded.
+    keep_unread : bool, default=False
+        Whether an opened PIL image that is not loaded stays so where that can be done: its
+        file is read by an image of our own.
 
     Returns
     -------
@@ -173,17 +221,17 @@ def item_to_rgb(item: Any) -> Image.Image:
     Raises
     ------
     TypeError, ValueError
-        If this is no image.
+        If this is no image, or one of too many pixels.
     OSError
         If the file cannot be read.
     """
     if isinstance(item, (tuple, list)) and len(item):
         item = item[0]  # (image, label), as Datasets give them
     if isinstance(item, (str, os.PathLike)):
-        with Image.open(item) as image:
-            return to_rgb(image)
+        with _open(item, max_pixels) as image:
+            return _within(image, max_pixels)
     if isinstance(item, Image.Image):
-        return to_rgb(item)
+        return _opened_to_rgb(item, max_pixels, keep_unread)
     if is_tensor(item):
         item = tensor_to_array(item, of_many=False)
     if isinstance(item, np.ndarray):
@@ -204,12 +252,118 @@ def item_name(item: Any) -> str:
     return type(item).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
+# -- files
+
+
+def _open(path: str | os.PathLike, max_pixels: int | None) -> ImageFile.ImageFile:
+    """Open a file of one of the formats; nothing of it is decoded."""
+    _file_status(path)
+    Image.init()
+    try:
+        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(
+            f"expected a file of a format among {', '.join(FORMATS)}, got none of them, or a "
+            "damaged one: convert it to PNG"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"expected at most max_pixels={max_pixels} pixels, and no more than Pillow takes: "
+            f"{error} Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS and "
+            "CLIPEncoder(max_pixels=...)"
+        ) from error
+
+
+def _file_status(path: str | os.PathLike) -> os.stat_result:
+    """Status of a regular file; others could never end."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        if _URL.match(os.fsdecode(path)):
+            raise ValueError(
+                "expected the path of a file, got a URL: capkit does not download. Save the "
+                "image as a file and pass its path"
+            ) from None
+        raise
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(
+            "expected a file, got a directory: pass the files in it, "
+            "sorted(pathlib.Path(folder).glob('*.jpg'))"
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("expected a regular file, got a pipe, a socket or a device")
+    return status
+
+
+def _within(image: ImageFile.ImageFile, max_pixels: int | None) -> Image.Image:
+    """RGB of an opened file that has no more than so many pixels."""
+    n_pixels = image.width * image.height
+    if max_pixels is not None and n_pixels > max_pixels:
+        raise ValueError(
+            f"expected at most max_pixels={max_pixels} pixels, got {image.width} x "
+            f"{image.height} = {n_pixels}: make it smaller, or pass a larger max_pixels to "
+            "CLIPEncoder"
+        )
+    return to_rgb(image)
+
+
+# -- PIL images of users
+
+
+def _opened_to_rgb(image: Image.Image, max_pixels: int | None, keep_unread: bool) -> Image.Image:
+    """RGB of a PIL image, which other threads may be reading too."""
+    with _LOCKS[id(image) // 64 % len(_LOCKS)]:
+        own = _opened_again(image, max_pixels) if keep_unread else None
+        if own is None:
+            if not isinstance(image, ImageFile.ImageFile):
+                return to_rgb(image)
+            if _is_unread(image) and image.format not in FORMATS:
+                raise ValueError(
+                    f"expected an image of a format among {', '.join(FORMATS)}, got "
+                    f"{image.format}: convert it to PNG, or if you trust the file, call load() "
+                    "of the image first"
+                )
+            return _within(image, max_pixels)
+    with own:
+        return _within(own, max_pixels)
+
+
+def _is_unread(image: ImageFile.ImageFile) -> bool:
+    # The second tells it of WebP, from Pillow 11 on.
+    return bool(image.tile) or getattr(image, "_im", image) is None
+
+
+def _opened_again(image: Image.Image, max_pixels: int | None) -> ImageFile.ImageFile | None:
+    """Open the file of an unread PIL image anew; None where that could give another picture."""
+    if not isinstance(image, ImageFile.ImageFile) or not _is_unread(image) or not image.fp:
+        return None
+    path = os.fsdecode(image.filename)
+    try:
+        # another file may stand there now; and of metadata once asked for, a user may have
+        # changed the orientation
+        is_same_file = os.path.samestat(os.fstat(image.fp.fileno()), os.stat(path))
+        if not is_same_file or image.tell() != 0 or getattr(image, "_exif", None) is not None:
+            return None
+        again = _open(path, max_pixels)
+    except (AttributeError, OSError, ValueError):  # no file, a closed one, or another format
+        return None
+    if _header(again) == _header(image):
+        return again
+    again.close()
+    return None
+
+
+def _header(image: ImageFile.ImageFile) -> tuple:
+    """All that says what will be decoded; draft() changes it."""
+    return type(image), image.size, image.mode, image.tile, image.info
+
+
 # -- fingerprints
 
 
 def _path_key(path: str | os.PathLike) -> bytes:
     """Fingerprint of a file from its path, size and time of change: nothing is read."""
-    status = os.stat(path)
+    status = _file_status(path)
     text = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
     return hashlib.blake2b(os.fsencode(text), digest_size=_KEY_BYTES, person=b"path").digest()
 
@@ -231,17 +385,20 @@ def image_key(image: Image.Image) -> bytes:
     return _array_key(np.asarray(image))
 
 
-def content_key(item: Any) -> bytes:
-    """Fingerprint of an item's RGB pixels, which have to be read for it."""
-    return image_key(item_to_rgb(item))
+def item_key(item: Any, *, max_pixels: int | None = None) -> bytes:
+    """Fingerprint of an item: of a file its path, size and time of change, else its content.
 
-
-def item_key(item: Any) -> bytes:
-    """Fingerprint of an item: of a path its size and time of change, else its content."""
+    A PIL image that is not loaded counts as its file, where it has one.
+    """
     if isinstance(item, (tuple, list)) and len(item):
         item = item[0]
     if isinstance(item, (str, os.PathLike)):
         return _path_key(item)
     if isinstance(item, np.ndarray):
         return _array_key(item)
-    return content_key(item)
+    if isinstance(item, Image.Image):
+        own = _opened_again(item, max_pixels)
+        if own is not None:
+            own.close()
+            return _path_key(os.fsdecode(own.filename))
+    return image_key(item_to_rgb(item, max_pixels=max_pixels))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
+from capkit._validation import check_ordered
+
 if TYPE_CHECKING:
     from capkit.images import ImageSource
 
@@ -201,8 +203,11 @@ class ConceptSpace:
 
     Raises
     ------
+    ClassNamesError
+        If the class names are a set, which has no order.
     ValueError
-        If the shapes do not fit together.
+        If the shapes do not fit together, a feature is NaN or infinite, or the logit scale is
+        not a number above 0.
 
     Examples
     --------
@@ -230,6 +235,7 @@ class ConceptSpace:
     margin: MarginResult | None = None
 
     def __post_init__(self) -> None:
+        check_ordered(self.class_names)
         set_field = object.__setattr__  # the dataclass is frozen
         set_field(self, "image_features", _read_only(self.image_features, np.float32))
         set_field(self, "text_features", _read_only(self.text_features, np.float32))
@@ -240,6 +246,7 @@ class ConceptSpace:
         if self.sample_indices is not None:
             set_field(self, "sample_indices", _read_only(self.sample_indices, np.int64))
         self._check_shapes()
+        self._check_values()
 
     def _check_shapes(self) -> None:
         if self.image_features.ndim != 2 or self.text_features.ndim != 2:
@@ -264,6 +271,25 @@ class ConceptSpace:
             value = getattr(self, field)
             if value is not None and len(value) != length:
                 raise ValueError(f"expected {field} of length {length}, got {len(value)}")
+
+    def _check_values(self) -> None:
+        if not (0 < self.logit_scale < np.inf):
+            raise ValueError(
+                f"expected logit_scale as a number above 0, got {self.logit_scale}. It is what "
+                "the model multiplies cosine similarities with, 100 for most of CLIP's."
+            )
+        for field in ("image_features", "text_features"):
+            features = getattr(self, field)
+            with np.errstate(invalid="ignore"):  # of infinities of both signs
+                total = features.sum(dtype=np.float64)  # takes no memory, as a mask would
+            if np.isfinite(total):
+                continue
+            rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
+            raise ValueError(
+                f"expected finite features, got NaN or infinity in {len(rows)} of "
+                f"{len(features)} rows of {field}, the first of them row {rows[0]}. Look at "
+                "its image or text, and at the model that encoded it."
+            )
 
     # -- the array that scikit-learn's steps see
 

@@ -60,6 +60,9 @@ class TestClassNames:
             (["cat", 7], "every class name to be a str, got 7"),
             ("cat", "sequence of str, got str"),
             (["a", "b", "c", "d", "e", "f"], "6 class_names for 6 images"),
+            ({"cat", "dog", "emu"}, "got set: a set has no order"),
+            (["cat", "dog", "-1"], "class name 2 is '-1', which marks unlabeled images"),
+            (["cat\udc80", "dog"], "UTF-8 can write, got 'cat.* as class name 0"),
         ],
     )
     def test_wrong_names(self, names, message):
@@ -69,6 +72,15 @@ class TestClassNames:
     def test_names_that_contradict_the_constructor(self):
         with pytest.raises(ClassNamesError, match=r"differ. Pass them in one place only"):
             CAPClassifier(class_names=NAMES).fit(IMAGES, class_names=["cat", "dog"])
+
+    def test_a_set_in_the_constructor(self):
+        with pytest.raises(ClassNamesError, match="got set: a set has no order"):
+            CAPClassifier(class_names=set(NAMES)).fit(IMAGES)
+
+    def test_a_set_beside_a_space(self):
+        space = make_concept_space(n_images=9, n_classes=3, n_features=16).space
+        with pytest.raises(ClassNamesError, match="got set: a set has no order"):
+            fit(images=space, class_names=set(space.class_names), tuning="adapter")
 
     def test_names_that_contradict_the_space(self):
         space = make_concept_space(n_images=9, n_classes=3, n_features=16).space
@@ -140,8 +152,8 @@ class TestImages:
     def test_features_that_are_not_finite(self):
         space = make_concept_space(n_images=9, n_classes=3, n_features=16).space
         features = space.image_features.copy()
-        features[3, 2] = np.nan
         broken = dataclasses.replace(space, image_features=features)
+        features[3, 2] = np.nan  # the space looks at the caller's array
         with pytest.raises(ValueError, match="finite features, got NaN"):
             fit(None, None, broken, tuning="adapter")
 
@@ -294,6 +306,52 @@ class TestParameters:
             InvalidParameterError, match=f"The '{name}' parameter of CAPClassifier"
         ):
             fit(**{name: "none"})
+
+
+class TestScore:
+    @pytest.fixture
+    def fitted(self):
+        space = make_concept_space(n_images=6, n_classes=3, n_features=16).space
+        classifier = ZeroShotClassifier().fit(space)
+        return classifier, space, classifier.predict(space)
+
+    @pytest.mark.parametrize(
+        ("weight", "message"),
+        [
+            ([1, 2], r"sample_weight of shape \(6,\), one for each image, got \(2,\)"),
+            (3.0, r"sample_weight of shape \(6,\), one for each image, got \(\)"),
+            (np.ones((6, 1)), r"of shape \(6,\), one for each image, got \(6, 1\)"),
+            ([1, 1, np.nan, 1, 1, 1], "of at least 0, got nan for image 2"),
+            ([1, 1, 1, -2, 1, 1], "of at least 0, got -2 for image 3"),
+            (["heavy"] * 6, r"sample_weight as 6 numbers.*got \['heavy'"),
+            ([0] * 6, "a sample_weight above 0 .*got 0 of all 6"),
+        ],
+    )
+    def test_wrong_weights_are_found_before_anything_is_predicted(
+        self, fitted, monkeypatch, weight, message
+    ):
+        classifier, space, labels = fitted
+        monkeypatch.setattr(classifier, "predict", lambda X: pytest.fail("something was done"))
+        with pytest.raises(ValueError, match=message):
+            classifier.score(space, labels, sample_weight=weight)
+
+    def test_no_label_at_all(self, fitted):
+        classifier, space, _ = fitted
+        with pytest.raises(ValueError, match="at least one labeled image, got none"):
+            classifier.score(space, [-1] * 6)
+
+    def test_indices_count_as_names_do_where_no_labels_were_fitted(self, fitted):
+        classifier, space, labels = fitted
+        wrong = labels[::-1]
+        indices = [space.class_names.index(label) for label in wrong]
+        expected = np.mean(wrong == labels)
+        assert classifier.score(space, wrong) == classifier.score(space, indices) == expected
+
+
+@pytest.mark.parametrize("estimator", [CAPClassifier, ZeroShotClassifier])
+def test_a_device_that_computes_nothing(estimator):
+    with pytest.raises(ValueError, match="a device that computes, got 'meta'"):
+        estimator(backbone="glyph", class_names=NAMES, device="meta").fit(IMAGES)
 
 
 def test_a_failed_fit_leaves_no_older_one_behind(monkeypatch, random_backbone):

@@ -271,9 +271,9 @@ def test_images_are_opened_once_for_both_copies(colour_paths, monkeypatch):
     opened = collections.Counter()
     open_image = Image.open
 
-    def counting(path):
+    def counting(path, **options):
         opened[path] += 1
-        return open_image(path)
+        return open_image(path, **options)
 
     monkeypatch.setattr(Image, "open", counting)
     decode_for_training(ImageSource.from_user(colour_paths), TO_FOUR, n_jobs=2)
@@ -291,6 +291,19 @@ def test_pixels_of_the_right_size_are_not_copied_for_training():
 def test_decoding_raises_at_an_unreadable_image(broken_colour_paths, decode):
     with pytest.raises(ImageReadError, match="image 1 "):
         decode(ImageSource.from_user(broken_colour_paths), TO_FOUR)
+
+
+@pytest.mark.parametrize("decode", [decode_pixels, decode_for_training])
+def test_decoding_keeps_to_the_limit_of_pixels(colour_paths, decode):
+    with pytest.raises(ImageReadError, match="at most max_pixels=53 pixels, got 9 x 6 = 54"):
+        decode(ImageSource.from_user(colour_paths).limited(53), TO_FOUR)
+
+
+def test_no_workers_at_all_by_joblib_are_refused(colour_paths):
+    source = ImageSource.from_user(colour_paths)
+    message = r"expected joblib\.parallel_config with n_jobs of at least 1.*got 0"
+    with joblib.parallel_config(n_jobs=0), pytest.raises(ValueError, match=message):
+        decode_pixels(source, TO_FOUR)
 
 
 def test_decoding_no_images_gives_none():

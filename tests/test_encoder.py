@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sqlite3
 import warnings
 from pathlib import Path
 
@@ -20,10 +21,13 @@ from sklearn.pipeline import make_pipeline
 
 from capkit import CLIPEncoder, ConceptSpace
 from capkit.backbones import load_backbone
+from capkit.baselines import ZeroShotClassifier
+from capkit.decoding import decode_for_training, decode_pixels
 from capkit.encoder import encode_texts
 from capkit.exceptions import (
     BackboneMismatchError,
     CacheError,
+    CacheWarning,
     ClassNamesError,
     ImageReadError,
     OutOfMemoryError,
@@ -176,6 +180,12 @@ def test_class_name_may_hold_braces(encoder, images):
     assert named.prompts_ == ("a photo of a {0}", "a photo of a a {b}", "a photo of a }{")
 
 
+def test_template_that_cannot_be_written_is_refused_before_anything_is_loaded(images):
+    encoder = CLIPEncoder("there/is no such backbone", class_names=NAMES)
+    with pytest.raises(ValueError, match=r"UTF-8 can write, got 'a\\ud800 \{\}' as template 1"):
+        encoder.set_params(template=["a {}", "a\ud800 {}"]).fit(images)
+
+
 @pytest.mark.parametrize("template", ["a photo", "a {name}", "{} {", "{:>9}", [], ["{}", 3]])
 def test_template_without_a_place_for_the_name_is_refused(encoder, images, template):
     with pytest.raises((ValueError, TypeError), match="template"):
@@ -320,6 +330,30 @@ def test_work_is_kept_up_to_an_unreadable_image(encoder, images, encoded, tmp_pa
     assert sum(encoded) == 6
 
 
+def test_damaged_feature_is_encoded_again_with_one_warning(encoder, images, encoded, tmp_path):
+    encoder.set_params(cache_dir=tmp_path).fit(images)
+    expected = encoder.transform(images).image_features
+    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
+        connection.execute("UPDATE features SET value = zeroblob(length(value)) WHERE rowid > 3")
+    encoded.clear()
+    with pytest.warns(CacheWarning, match=r"7 of the features .*encoded again") as caught:
+        again = encoder.transform(images).image_features
+    assert len(caught) == 1 and sum(encoded) == 7
+    assert_allclose(again, expected, atol=1e-5)
+    encoder.transform(images)
+    assert sum(encoded) == 7
+
+
+def test_home_folder_may_be_written_as_a_tilde(encoder, images, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    encoder.set_params(cache_dir="~/cache").fit(images)
+    assert (tmp_path / "home" / "cache" / "features.sqlite").exists()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_damaged_cache_is_an_error_that_names_the_file(encoder, images, tmp_path):
     (tmp_path / "features.sqlite").write_bytes(b"damage" * 1000)
     with pytest.raises(CacheError, match=r"Delete .*features\.sqlite"):
@@ -382,6 +416,60 @@ def test_no_readable_image_is_an_error_even_when_skipping(encoder, tmp_path):
         encoder.transform(paths)
 
 
+# -- what is not read
+
+
+def test_image_of_too_many_pixels_is_named_or_skipped(encoder, images, tmp_path):
+    paths = files_of(images, tmp_path)
+    Image.new("RGB", (50, 30)).save(paths[2])
+    encoder.set_params(max_pixels=1024).fit(paths)
+    with pytest.raises(ImageReadError, match=r"image 2 .*max_pixels=1024 .*50 x 30 = 1500"):
+        encoder.transform(paths)
+    with pytest.warns(SkippedImagesWarning, match="max_pixels=1024"):
+        space = encoder.set_params(on_error="skip").transform(paths)
+    assert_array_equal(space.sample_indices, [0, 1, 3, 4, 5, 6])
+    assert len(encoder.set_params(max_pixels=None).transform(paths)) == 7
+
+
+def test_limit_reaches_what_training_and_prediction_read(encoder, images, tmp_path):
+    paths = files_of(images, tmp_path)
+    encoder.set_params(max_pixels=1024)
+    space = encoder.fit(paths).transform(paths)
+    classifier = ZeroShotClassifier(backbone=encoder.backbone, class_names=NAMES, encoder=encoder)
+    classifier.set_params(encoder=clone(encoder).set_params(class_names=None)).fit(paths)
+    Image.new("RGB", (50, 30)).save(paths[2])
+    preprocessing = encoder.backbone_.preprocessing
+    for read in (
+        lambda: decode_for_training(space.images, preprocessing),
+        lambda: decode_pixels(space.images, preprocessing),
+        lambda: classifier.predict(paths),
+    ):
+        with pytest.raises(ImageReadError, match=r"image 2 .*max_pixels=1024 .*50 x 30 = 1500"):
+            read()
+
+
+def test_image_without_pixels_is_named_or_skipped(encoder, images):
+    given = [*images[:2], Image.new("RGB", (0, 5)), images[3], np.zeros((0, 5, 3), np.uint8)]
+    encoder.fit(given)
+    with pytest.raises(ImageReadError, match=r"image 2 .*height of 5 and a width of 0"):
+        encoder.transform(given)
+    with pytest.warns(SkippedImagesWarning, match=r"image 4 .*height and width are at least 1"):
+        space = encoder.set_params(on_error="skip").transform(given)
+    assert_array_equal(space.sample_indices, [0, 1, 3])
+
+
+def test_opened_images_are_encoded_once_and_stay_unread(encoder, images, encoded, tmp_path):
+    paths = files_of(images, tmp_path)
+    opened = [Image.open(path) for path in paths]
+    encoder.fit(opened)
+    encoded.clear()
+    features = encoder.transform(opened).image_features
+    assert not any(image.fp is None or image.fp.closed for image in opened)
+    assert_array_equal(encoder.transform(opened).image_features, features)
+    assert_array_equal(encoder.transform(paths).image_features, features)
+    assert sum(encoded) == len(images)
+
+
 # -- a scikit-learn citizen
 
 
@@ -433,6 +521,8 @@ def test_space_survives_pickling_and_joblib_memory(encoder, images, tmp_path):
         ({"backbone": 3}, "'backbone' parameter"),
         ({"cache_dir": 3}, "'cache_dir' parameter"),
         ({"n_jobs": 0}, "'n_jobs' parameter"),
+        ({"max_pixels": 0}, "'max_pixels' parameter"),
+        ({"max_pixels": 1e6}, "'max_pixels' parameter"),
     ],
 )
 def test_parameters_are_validated_at_fit(encoder, images, parameters, match):

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from capkit.exceptions import CacheError
+from capkit.exceptions import CacheError, CacheWarning
 from capkit.feature_store import (
     DiskFeatureStore,
     MemoryFeatureStore,
@@ -105,9 +107,12 @@ def test_no_folder_means_one_store_in_memory_for_the_process(tmp_path):
 
 def test_failed_put_keeps_nothing(tmp_path):
     store = DiskFeatureStore(tmp_path)
-    keys = [b"good", 3.5j]  # SQLite stores no complex number
+    store._connection.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON features WHEN NEW.key = x'626164' "
+        "BEGIN SELECT RAISE(FAIL, 'no'); END"
+    )
     with pytest.raises(CacheError, match="could not be used"):
-        store.put(keys, unit_rows(2))
+        store.put([b"good", b"bad"], unit_rows(2))
     assert not store.get([b"good"], WIDTH)[0].any()
     store.put(keys_of([0]), unit_rows(1))  # and the store goes on working
     store.close()
@@ -145,28 +150,83 @@ def test_damage_inside_the_file_is_an_error_not_a_wrong_feature(tmp_path):
     store.close()
 
 
+def sealed(key, feature):
+    value = feature.astype("<f4").tobytes()
+    return value + zlib.crc32(key + value).to_bytes(4, "little")
+
+
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    "value",
     [
-        (np.ones(WIDTH, "<f4").tobytes(), "not of unit norm"),
-        (np.full(WIDTH, np.nan, "<f4").tobytes(), "not of unit norm"),
-        (b"short", "expected features of 8 numbers"),
+        unit_rows(1)[0].tobytes(),
+        sealed(b"other", unit_rows(1)[0]),
+        sealed(b"key", unit_rows(1)[0])[:-1],
+        sealed(b"key", np.ones(WIDTH + 1)),
+        b"",
+        None,
+        "text",
     ],
+    ids=["no checksum", "of another key", "cut", "of another width", "empty", "null", "text"],
 )
-def test_feature_that_cannot_be_one_is_damage(tmp_path, value, reason):
+def test_damaged_feature_is_not_found_and_said_once(tmp_path, value):
     store = DiskFeatureStore(tmp_path)
+    store.put([b"good"], unit_rows(1, seed=1))
     with sqlite3.connect(store.path) as connection:
         connection.execute("INSERT INTO features VALUES (?, ?)", (b"key", value))
-    with pytest.raises(CacheError, match=reason):
+    with pytest.warns(CacheWarning, match=r"1 of the features .*features\.sqlite' are damaged"):
+        found, got = store.get([b"key", b"good"], WIDTH)
+    assert_array_equal(found, [False, True])
+    assert_array_equal(got, unit_rows(1, seed=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         store.get([b"key"], WIDTH)
+        store.put([b"key"], unit_rows(1))
+        assert_array_equal(store.get([b"key"], WIDTH)[1], unit_rows(1))
     store.close()
+
+
+@pytest.mark.filterwarnings("ignore::capkit.exceptions.CacheWarning")
+def test_no_flipped_bit_passes_for_a_feature(tmp_path):
+    features, keys = unit_rows(40), keys_of(range(40))
+    with open_feature_store(tmp_path) as store:
+        store.put(keys, features)
+    path = tmp_path / "features.sqlite"
+    content, n_unnoticed = path.read_bytes(), 0
+    rng = np.random.default_rng(0)
+    # where the entries are: most of the file is empty pages
+    places = np.flatnonzero(np.frombuffer(content, dtype=np.uint8))
+    for place in rng.choice(places, 300, replace=False):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            with open_feature_store(tmp_path) as store:
+                found, got = store.get(keys, WIDTH)
+        except CacheError:
+            continue
+        assert_array_equal(got, features[found])
+        n_unnoticed += found.all()
+    assert n_unnoticed < 60  # in the headers of pages, and text of the table
+
+
+def test_features_without_checksums_are_dropped_and_kept_anew(tmp_path):
+    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
+        connection.execute("CREATE TABLE features (key BLOB PRIMARY KEY, value BLOB)")
+        old = unit_rows(1)[0].tobytes()
+        connection.execute("INSERT INTO features VALUES (?, ?)", (b"key", old))
+        connection.execute("PRAGMA user_version = 1")
+    with open_feature_store(tmp_path) as store:
+        assert not store.get([b"key"], WIDTH)[0].any()
+        store.put([b"key"], unit_rows(1))
+    with open_feature_store(tmp_path) as store:
+        assert_array_equal(store.get([b"key"], WIDTH)[1], unit_rows(1))
 
 
 def test_file_of_another_version_is_refused(tmp_path):
     DiskFeatureStore(tmp_path).close()
     with sqlite3.connect(tmp_path / "features.sqlite") as connection:
         connection.execute("PRAGMA user_version = 9")
-    with pytest.raises(CacheError, match=r"of version 9, expected 1\. Delete"):
+    with pytest.raises(CacheError, match=r"of version 9, expected 2\. Delete"):
         DiskFeatureStore(tmp_path)
 
 
@@ -174,6 +234,11 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"could not be made.*another cache_dir"):
         DiskFeatureStore(tmp_path / "file" / "folder")
+
+
+def test_home_folder_that_is_not_there_is_said():
+    with pytest.raises(CacheError, match=r"'~no such user/x' .*another cache_dir"):
+        DiskFeatureStore("~no such user/x")
 
 
 def test_writer_that_never_ends_is_an_error(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from colour_images import COLORS, ColorDataset, every_kind, reds
-from PIL import Image
+from PIL import Image, ImageFile
 
 from capkit.exceptions import ImageReadError
 from capkit.images import ImageSource
@@ -49,6 +49,8 @@ def test_paths_in_lists_tuples_arrays_and_series(colour_paths):
         (np.zeros((5, 3, 8, 8), np.uint8), ValueError, "move the channels to the end"),
         (np.zeros((5, 8), np.uint8), ValueError, r"\(n, H, W\).*got \(5, 8\)"),
         (np.zeros((5, 8, 8), np.int64), TypeError, "got int64"),
+        (np.zeros((5, 0, 8, 3), np.uint8), ValueError, "height and width are at least 1"),
+        (np.zeros((5, 8, 0), np.uint8), ValueError, "height and width are at least 1"),
         (torch.zeros(5, 8, 8, 3), ValueError, r"tensor of shape \(n, 1 \| 3 \| 4, H, W\)"),
     ],
 )
@@ -118,3 +120,59 @@ def test_keys_report_missing_files(broken_colour_paths):
     keys, errors = ImageSource.from_user(broken_colour_paths).keys()
     # the cut file and the one that is no image are there: only reading them tells
     assert sorted(errors) == [5] and sorted(keys) == [0, 1, 2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("part", ["whole", "taken", "sliced", "pickled"])
+def test_limit_goes_with_every_part_of_a_source(colour_paths, monkeypatch, part):
+    source = ImageSource.from_user(colour_paths).limited(53)  # they are 9 x 6
+    if part == "taken":
+        source = source.take([0, 5])
+    elif part == "sliced":
+        source = source[0:6:5]
+    elif part == "pickled":
+        source = pickle.loads(pickle.dumps(source.take([0, 5])))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("was decoded"))
+    number = 1 if part == "whole" else 5
+    with pytest.raises(ImageReadError, match=rf"image {number} .*max_pixels=53 .*9 x 6 = 54"):
+        source[1]
+    monkeypatch.undo()
+    assert source.limited(54)[1].size == source.limited(None)[1].size == (9, 6)
+
+
+class OpeningDataset(ColorDataset):
+    """A Dataset that opens files and leaves it to others to read them."""
+
+    def __init__(self, paths):
+        super().__init__(len(paths))
+        self.paths = paths
+        self.opened = []
+
+    def __getitem__(self, index):
+        self.opened.append(Image.open(self.paths[index]))
+        return self.opened[-1], "label"
+
+
+def test_limit_holds_for_opened_images_and_those_of_a_dataset(colour_paths):
+    for images in (
+        [Image.open(path) for path in colour_paths],
+        OpeningDataset(colour_paths),
+    ):
+        source = ImageSource.from_user(images).limited(53)
+        with pytest.raises(ImageReadError, match="max_pixels=53"):
+            source[0]
+    with pytest.raises(ImageReadError, match="max_pixels=53"):
+        source.key(0)
+
+
+def test_users_opened_images_are_not_left_loaded(colour_paths):
+    opened = [Image.open(path) for path in colour_paths]
+    source = ImageSource.from_user(opened)
+    assert source.keys() == ImageSource.from_user(colour_paths).keys()
+    assert reds(source) == [color[0] for color in COLORS]
+    assert not any(image.fp is None or image.fp.closed for image in opened)
+
+
+def test_files_that_a_dataset_has_opened_are_closed_by_reading(colour_paths):
+    dataset = OpeningDataset(colour_paths)
+    assert reds(ImageSource.from_user(dataset)) == [color[0] for color in COLORS]
+    assert all(image.fp is None for image in dataset.opened)

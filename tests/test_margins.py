@@ -346,7 +346,9 @@ def test_parameters_are_checked_at_fit(planted_space, parameter, value):
 
 
 def test_nan_features_are_refused():
-    space = ConceptSpace([[np.nan, 1.0]], np.eye(2), ["a", "b"])
+    features = np.ones((1, 2), dtype=np.float32)
+    space = ConceptSpace(features, np.eye(2), ["a", "b"])
+    features[0, 0] = np.nan  # the space looks at the caller's array
     with pytest.raises(ValueError, match="NaN or infinity in image_features"):
         MarginCalibrator().fit(space)
 

@@ -341,8 +341,8 @@ def test_nan_features_are_refused(planted_space, field):
         "image_features": planted_space.image_features.copy(),
         "text_features": planted_space.text_features.copy(),
     }
-    features[field][0, 0] = np.nan
     space = ConceptSpace(class_names=planted_space.class_names, **features)
+    features[field][0, 0] = np.nan  # the space looks at the caller's array
     with pytest.raises(ValueError, match=f"NaN or infinity in {field}"):
         MismatchDetector().fit(space)
 

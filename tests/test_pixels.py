@@ -1,12 +1,15 @@
 """One image: every mode and file format that Pillow writes becomes the right RGB."""
 
+import concurrent.futures
 import io
+import os
+import threading
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from capkit.pixels import content_key, image_key, item_key, item_name, item_to_rgb, to_rgb
+from capkit.pixels import FORMATS, image_key, item_key, item_name, item_to_rgb, to_rgb
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -157,11 +160,16 @@ def test_tensor_has_its_channels_first():
     ("item", "error", "match"),
     [
         (np.zeros((2, 2, 3)) + 1.5, ValueError, "from 0 to 1, got 1.5 to 1.5"),
-        (np.full((2, 2), np.nan), ValueError, "from 0 to 1, got nan"),
+        (np.full((2, 2), np.nan), ValueError, "got 4 of 4 that are NaN or infinite"),
+        (np.array([[0.5, np.inf]]), ValueError, "got 1 of 2 that are NaN or infinite"),
         (np.zeros((2, 2, 3), dtype=np.int64), TypeError, "got int64"),
         (np.zeros((2, 2, 2), dtype=np.uint8), ValueError, r"got \(2, 2, 2\)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), ValueError, "move the channels to the end"),
-        (np.zeros((0, 4), dtype=np.uint8), ValueError, r"got \(0, 4\)"),
+        (np.zeros((0, 4), dtype=np.uint8), ValueError, r"got \(0, 4\); height and width are"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), ValueError, r"got \(0, 4, 3\); height and width"),
+        (np.zeros((4, 0, 3), dtype=np.uint8), ValueError, r"got \(4, 0, 3\); height and width"),
+        (Image.new("RGB", (0, 4)), ValueError, "got a height of 4 and a width of 0"),
+        (Image.new("L", (4, 0)), ValueError, "got a height of 0 and a width of 4"),
         (3.5, TypeError, "item of type float"),
     ],
 )
@@ -184,7 +192,7 @@ def test_key_tells_pixels_and_shapes_apart():
 
 def test_key_is_that_of_the_content_whatever_holds_it():
     image = Image.new("RGB", (2, 3), RED)
-    assert item_key(image) == item_key(np.asarray(image)) == content_key((image, "label"))
+    assert item_key(image) == item_key(np.asarray(image)) == item_key((image, "label"))
     fortran = np.asfortranarray(np.asarray(image))
     assert item_key(fortran) == item_key(np.asarray(image))
 
@@ -202,3 +210,203 @@ def test_name_for_errors(tmp_path):
     assert item_name(tmp_path / "cat.png").endswith("cat.png")
     assert item_name((Image.new("L", (2, 3)), 1)) == "PIL image of mode L and size (2, 3)"
     assert item_name(np.zeros((4, 5))) == "ndarray of shape (4, 5)"
+
+
+# -- files
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Decoding a file fails the test."""
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("was decoded"))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A file of 40 x 30 random pixels."""
+    path = tmp_path / "picture.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_formats_that_are_read_whatever_the_file_is_called(tmp_path, format):
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "image.any", format)
+    red, green, blue = item_to_rgb(tmp_path / "image.any").getpixel((4, 4))
+    assert red > 250 and green < 5 and blue < 5
+    assert format in FORMATS
+
+
+@pytest.mark.parametrize("format", ["EPS", "PCX", "TGA"])
+def test_other_formats_are_not_opened_whatever_the_file_is_called(tmp_path, no_decoding, format):
+    path = tmp_path / "image.jpg"
+    Image.new("RGB", (8, 8), RED).save(path, format)
+    with pytest.raises(OSError, match=r"a format among JPEG, MPO, PNG, .*convert it to PNG"):
+        item_to_rgb(path)
+    with Image.open(path) as opened, pytest.raises(ValueError, match=f"got {format}: convert"):
+        item_to_rgb(opened, keep_unread=True)
+
+
+def test_image_that_the_user_has_loaded_may_be_of_any_format():
+    opened = through_file(Image.new("RGB", (8, 8), RED), "TGA")
+    opened.load()
+    assert item_to_rgb(opened).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_file_of_too_many_pixels_is_not_decoded(picture, no_decoding, opened):
+    expected = r"at most max_pixels=1199 pixels, got 40 x 30 = 1200: .*max_pixels to CLIPEncoder"
+    item = Image.open(picture) if opened else picture
+    with pytest.raises(ValueError, match=expected):
+        item_to_rgb(item, max_pixels=1199, keep_unread=True)
+
+
+def test_limit_is_the_most_that_a_file_may_have(picture):
+    assert item_to_rgb(picture, max_pixels=1200).size == (40, 30)
+    assert item_to_rgb(np.zeros((30, 40), np.uint8), max_pixels=1).size == (40, 30)
+
+
+def test_pillows_own_limit_is_named(picture, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # an error from twice that
+    with pytest.raises(ValueError, match=r"1200 pixels.*1000 pixels.*PIL\.Image\.MAX_IMAGE_PIX"):
+        item_to_rgb(picture, max_pixels=None)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("read", [item_to_rgb, item_key])
+def test_pipe_is_refused_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    failures = []
+
+    def attempt():
+        for name in ("pipe.png", "link.png"):
+            with pytest.raises(ValueError, match="expected a regular file, got a pipe"):
+                read(tmp_path / name)
+            failures.append(name)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert failures == ["pipe.png", "link.png"]
+
+
+def test_link_to_a_file_is_followed(picture, tmp_path):
+    (tmp_path / "link.png").symlink_to(picture)
+    assert item_to_rgb(tmp_path / "link.png").size == (40, 30)
+
+
+@pytest.mark.parametrize("read", [item_to_rgb, item_key])
+@pytest.mark.parametrize(
+    ("path", "error", "match"),
+    [
+        ("https://example.com/cat.jpg", ValueError, "capkit does not download"),
+        ("data:image/png;base64,iVBORw0KGgo=", ValueError, "capkit does not download"),
+        ("missing.png", FileNotFoundError, "No such file"),
+        (".", IsADirectoryError, r"got a directory: pass the files in it, sorted"),
+    ],
+)
+def test_path_that_is_no_file_says_what_it_is(read, path, error, match):
+    with pytest.raises(error, match=match):
+        read(path)
+
+
+# -- PIL images that the user has opened
+
+
+def is_unread(image):
+    return image.fp is not None and not image.fp.closed  # Pillow closes it once it is read
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_opened_image_stays_unread_and_usable(tmp_path, format):
+    path = tmp_path / "picture"
+    Image.effect_noise((40, 30), 90).convert("RGB").save(path, format)
+    expected = np.asarray(item_to_rgb(path))
+    opened = Image.open(path)
+    np.testing.assert_array_equal(item_to_rgb(opened, keep_unread=True), expected)
+    assert item_key(opened) == item_key(path)
+    assert is_unread(opened)
+    np.testing.assert_array_equal(opened.convert("RGB"), expected)
+
+
+def changed_by_draft(path):
+    image = Image.open(path)
+    image.draft("RGB", (20, 15))
+    return image
+
+
+def changed_orientation(path):
+    image = Image.open(path)
+    image.getexif()[0x0112] = 6
+    return image
+
+
+def changed_transparency(path):
+    image = Image.open(path)
+    image.info["transparency"] = (0, 0, 0)
+    return image
+
+
+def changed_file(path):
+    image = Image.open(path)
+    path.unlink()
+    Image.new("RGB", (40, 30)).save(path, "JPEG")
+    return image
+
+
+def without_file(path):
+    image = Image.open(path)
+    path.unlink()
+    return image
+
+
+def from_memory(path):
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "open_image",
+    [
+        changed_by_draft,
+        changed_orientation,
+        changed_transparency,
+        changed_file,
+        without_file,
+        from_memory,
+    ],
+)
+def test_opened_image_that_is_not_its_file_is_read_itself(tmp_path, open_image):
+    path = tmp_path / "picture.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    content = path.read_bytes()
+    expected = to_rgb(open_image(path))
+    path.write_bytes(content)
+    opened = open_image(path)
+    np.testing.assert_array_equal(item_to_rgb(opened, keep_unread=True), expected)
+    assert item_key(opened) == image_key(expected)
+
+
+def test_another_frame_is_the_one_that_the_user_chose(tmp_path):
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    opened = Image.open(tmp_path / "two.gif")
+    opened.seek(1)
+    assert item_to_rgb(opened, keep_unread=True).getpixel((0, 0)) == BLUE
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_threads_may_read_the_same_opened_image(tmp_path, in_memory):
+    path = tmp_path / "picture.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(path, exif=exif)
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            opened = Image.open(io.BytesIO(path.read_bytes()) if in_memory else path)
+            read = [threads.submit(item_to_rgb, opened, keep_unread=True) for _ in range(8)]
+            for each in read:
+                np.testing.assert_array_equal(each.result(), pixels[::-1, ::-1])

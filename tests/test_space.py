@@ -7,6 +7,7 @@ import pytest
 from sklearn.utils import _safe_indexing
 
 from capkit import ConceptSpace
+from capkit.exceptions import ClassNamesError
 from capkit.space import GaussianClasses, feature_keys
 
 
@@ -108,6 +109,36 @@ def test_shapes_that_do_not_fit_are_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         ConceptSpace(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logit_scale": np.nan}, "logit_scale as a number above 0, got nan"),
+        ({"logit_scale": np.inf}, "logit_scale as a number above 0, got inf"),
+        ({"logit_scale": 0}, "logit_scale as a number above 0, got 0"),
+        ({"logit_scale": -100.0}, "logit_scale as a number above 0, got -100"),
+        ({"image_features": [[1, 0], [0, np.nan], [np.nan, 0]]}, "2 of 3 rows of image_features"),
+        ({"image_features": [[1, 0], [np.inf, 0], [-np.inf, 0]]}, "the first of them row 1"),
+        ({"text_features": [[1, 0], [0, -np.inf]]}, "1 of 2 rows of text_features.*row 1"),
+        ({"class_names": {"cat", "dog"}}, "got set: a set has no order"),
+    ],
+)
+def test_values_that_cannot_be_right_are_refused(change, message):
+    arguments = {
+        "image_features": np.ones((3, 2)),
+        "text_features": np.eye(2),
+        "class_names": ["cat", "dog"],
+    }
+    error = ClassNamesError if "class_names" in change else ValueError
+    with pytest.raises(error, match=message):
+        ConceptSpace(**(arguments | change))
+
+
+def test_large_finite_features_are_not_taken_for_infinite():
+    largest = np.finfo(np.float32).max  # a sum of two of them is infinite in float32
+    space = ConceptSpace(np.full((3, 2), largest), np.eye(2), ["cat", "dog"])
+    assert (space.image_features == largest).all()
 
 
 def test_pickle_round_trip(space):

@@ -37,6 +37,13 @@ def test_names_come_from_either_place():
         ({"a": 1, "b": 2}, None, "sequence of str, got dict"),
         (["a", 3], None, r"got 3 \(int\)"),
         (["a", " "], None, "empty"),
+        ({"a", "b"}, None, r"expected class_names as a sequence.*got set: a set has no order"),
+        (frozenset("ab"), None, "got frozenset: a set has no order"),
+        ({"a": 1, "b": 2}.keys(), None, "got dict_keys: a set has no order"),
+        (None, {"a", "b"}, "got set: a set has no order"),
+        (["a", "b"], {"a", "b"}, "got set: a set has no order"),
+        (["a", "b\ud800"], None, r"UTF-8 can write, got 'b\\ud800' as class name 1"),
+        (["a", "-1"], None, "class name 1 is '-1', which marks unlabeled images"),
         (["a", "b"], ["a", "c"], "differ"),
         (["a", "b"], ["b", "a"], "differ"),
     ],
@@ -85,6 +92,13 @@ def test_kind_of_labels_and_unlabeled_marks(y, kind, expected):
 def test_labels_that_cannot_be_right_are_refused(y, message):
     with pytest.raises(LabelError, match=message):
         LabelCodec.from_labels(y, NAMES, 2)
+
+
+def test_number_that_is_a_class_name_is_to_be_passed_as_one():
+    with pytest.raises(LabelError, match=r"label 5 of image 0 .*pass it as a str: '5'"):
+        LabelCodec.from_labels([5, 3], ("3", "5", "7"), 2)
+    with pytest.raises(LabelError, match=r"label 9 of image 0 .*number them anew"):
+        LabelCodec.from_labels([9, 3], ("3", "5", "7"), 2)
 
 
 def test_classes_are_sorted_and_column_order_leads_back():

@@ -123,7 +123,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     BackboneError
         If the device is not available.
     ValueError
-        If torch knows no such device.
+        If torch knows no such device, or it computes nothing.
     """
     import torch
 
@@ -136,6 +136,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"expected device 'auto' or one that torch knows ('cpu', 'cuda', 'cuda:1', 'mps'), "
             f"got {device!r}"
         ) from error
+    if resolved.type == "meta":
+        raise ValueError(
+            "expected a device that computes, got 'meta', whose tensors hold no values. Pass "
+            "device='auto' to use what is there."
+        )
     try:
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
