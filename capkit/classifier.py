@@ -11,15 +11,18 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 from sklearn.utils._param_validation import HasMethods, Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from capkit._saved import check_saved
 from capkit._temperature import fit_temperature
 from capkit._validation import UNLABELED, LabelCodec, seeded_copy
 from capkit.adapted import AdaptedModel
 from capkit.alignment import ConceptAligner
+from capkit.backbones.registry import is_path
 from capkit.encoder import CLIPEncoder
 from capkit.exceptions import AdaptationWarning
 from capkit.gaussians import GaussianPrior, evidence_temperature
@@ -31,7 +34,7 @@ from capkit.persistence import SavedModel, read_model, write_model
 from capkit.renewal import MainSampleRenewal
 from capkit.space import ConceptSpace
 from capkit.trained_classifier import TrainedClassifier
-from capkit.training.checkpoint import digest
+from capkit.training.fingerprint import sketch_of_gaussians
 from capkit.training.module import INFERENCE_MODES
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
 from capkit.transduction import GaussianTransduction, check_class_prior
@@ -158,9 +161,9 @@ class CAPClassifier(TrainedClassifier):
         to labeled images that were left out: it fits three more times, each without a third of
         them.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch. A fit that was
-        killed goes on from there when it is run again with the same arguments, and ends where
-        it would have ended. A checkpoint of another training is refused.
+        Folder in which the state of the training is written after every epoch, each training's
+        in a folder of its own. A fit that was killed goes on from there when it is run again
+        with the same arguments, and ends where it would have ended.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU.
     n_devices : int, default=1
@@ -338,7 +341,7 @@ class CAPClassifier(TrainedClassifier):
     # -- fit: the base class has checked the input and encoded it
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
-        tuning, seed = self._choose_tuning(space), self._choose_seed()
+        tuning, seed = self._choose_tuning(space), self._choose_seed(space, labels)
         self._check_inference(tuning)
         self._warn_of_idle_parameters(space)
         space = self._align(self._detect(space, seed), seed)
@@ -473,13 +476,14 @@ class CAPClassifier(TrainedClassifier):
         self, space: ConceptSpace, self_training: CAPSelfTraining, calibrator: MarginCalibrator
     ) -> dict[str, Any]:
         """What decides how a training goes besides the tuning; each part by its name."""
-        prior = self_training.prior
+        prior, proportions = self_training.prior, self_training.proportions
+        means = None if prior is None else prior.classes.whitened_means
         return {
             "aligned classes": self_training.aligned,
             "top_k": self.top_k,
             "renewal": self._choose_renewal().get_params(),
-            "proportions": self_training.proportions,
-            "Gaussians": None if prior is None else digest(prior.classes.whitened_means),
+            "proportions": None if proportions is None else torch.from_numpy(proportions),
+            "Gaussians": None if means is None else sketch_of_gaussians(means),
             **calibrator.get_params(),
         }
 
@@ -671,7 +675,9 @@ class CAPClassifier(TrainedClassifier):
         """Read a classifier that :meth:`save` wrote.
 
         The backbone is loaded by its name when it is first needed, and has to be the one that
-        the classifier was fitted with.
+        the classifier was fitted with. A file cannot say where to write: ``checkpoint_dir`` and
+        the encoder's ``cache_dir`` are None. Nor is the path of a backbone followed of which the
+        file has no fingerprint: such a classifier predicts for a ConceptSpace alone.
 
         Parameters
         ----------
@@ -686,10 +692,13 @@ class CAPClassifier(TrainedClassifier):
         Raises
         ------
         ValueError
-            If the file is not a saved classifier, or of another format.
+            If the file is not a saved classifier, of another format, or holds what no classifier
+            has.
         """
-        parameters, values, arrays = read_model(path, _SAVED_CLASSES)
-        classifier = cls(**(parameters | {"device": device}))
+        parameters, values, arrays = read_model(path, _SAVED_CLASSES, cls._check_saved)
+        classifier = cls._without_paths(parameters).set_params(device=device)
+        if values["backbone_id_"] is None and is_path(values["backbone_name_"]):
+            values["backbone_name_"] = None
         classifier._model = AdaptedModel.from_arrays(
             arrays, values["logit_scale_"], values["tuning_"]
         )
@@ -704,3 +713,22 @@ class CAPClassifier(TrainedClassifier):
             for name in names:
                 setattr(classifier, name, source[name])
         return classifier
+
+    @classmethod
+    def _check_saved(cls, model: SavedModel) -> None:
+        """Raise a ValueError at what cannot have been saved."""
+        check_saved(model)
+        classifier = cls(**model.parameters)
+        classifier._validate_params()
+        model.values["tuning_"].check_inference(classifier.inference)
+
+    @classmethod
+    def _without_paths(cls, parameters: dict[str, Any]) -> CAPClassifier:
+        """With the parameters of a file, but for those that say where to write."""
+        classifier = cls(**parameters)
+        places = [
+            name
+            for name in classifier.get_params(deep=True)
+            if name.rpartition("__")[2] in ("cache_dir", "checkpoint_dir")
+        ]
+        return classifier.set_params(**dict.fromkeys(places))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ __all__ = ["SavedModel", "read_model", "write_model"]
 
 _FORMAT = 3
 _METADATA_KEY, _DIGEST_KEY = "capkit", "blake2b"
+# What comes of values that are not what was expected; the last of lists in lists without end.
+_NO_MODEL = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 class SavedModel(NamedTuple):
@@ -74,14 +76,21 @@ def write_model(
     return left_out
 
 
-def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimator]]) -> SavedModel:
+def read_model(
+    path: str | os.PathLike,
+    estimators: Collection[type[BaseEstimator]],
+    check: Callable[[SavedModel], None],
+) -> SavedModel:
     """Read what :func:`write_model` wrote.
 
     Parameters
     ----------
     path : path
     estimators : collection of classes
-        The only ones that the file can name: a file must not choose what is imported.
+        The only ones that the file can name: a file must not choose what is imported. Their
+        parameters have to be in their ranges.
+    check : callable
+        Raises a ValueError if a SavedModel is not what is expected.
 
     Returns
     -------
@@ -92,36 +101,52 @@ def read_model(path: str | os.PathLike, estimators: Collection[type[BaseEstimato
     FileNotFoundError
         If there is no file.
     ValueError
-        If the file is not a saved model, damaged, of another format, or names another class.
+        If the file is not a saved model, damaged, of another format, names another class, or
+        holds what is not expected.
     """
+    name = os.fspath(path)
+    header, arrays = _read_file(name)
+    classes = {cls.__name__: cls for cls in estimators}
     try:
-        with safe_open(path, framework="numpy") as file:
+        parameters, values = (
+            {name: _decode(value, classes) for name, value in header[part].items()}
+            for part in ("parameters", "values")
+        )
+        model = SavedModel(parameters, values, arrays)
+        check(model)
+    except _NO_MODEL as error:
+        raise ValueError(
+            f"{name} is not what capkit saves: {error!s:.300} Get it again from where it came "
+            "from, or fit and save anew."
+        ) from error
+    return model
+
+
+def _read_file(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a file of this format."""
+    if os.path.isdir(name):
+        raise ValueError(f"expected the file of a saved classifier, {name} is a folder.")
+    try:
+        with safe_open(name, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[_METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = header["format"]
-        known = found == _FORMAT and {"parameters", "values"} <= header.keys()
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        found, written = header["format"], header.pop(_DIGEST_KEY, None)
+        is_whole = written == _digest(header, arrays)
+    except (SafetensorError, *_NO_MODEL) as error:
         raise ValueError(
-            f"{os.fspath(path)} is not a classifier saved by capkit, or is damaged: {error}"
+            f"{name} is not a classifier saved by capkit, or is damaged: {error}"
         ) from error
-    if not known:
+    if found != _FORMAT or header.keys() != {"format", "version", "parameters", "values"}:
         raise ValueError(
-            f"{os.fspath(path)} is not a classifier that capkit {capkit.__version__} can read "
-            f"(format {found}, expected {_FORMAT})."
+            f"{name} is not a classifier that capkit {capkit.__version__} can read (format "
+            f"{found!r:.20}, expected {_FORMAT}; with {', '.join(sorted(header)):.80})."
         )
-    if header.pop(_DIGEST_KEY, None) != _digest(header, arrays):
+    if not is_whole:
         raise ValueError(
-            f"{os.fspath(path)} is damaged: its content is not what was written. Get it again "
-            "from where it came from, or fit and save anew."
+            f"{name} is damaged: its content is not what was written. Get it again from where it "
+            "came from, or fit and save anew."
         )
-    classes = {cls.__name__: cls for cls in estimators}
-    parameters, values = (
-        {name: _decode(value, classes) for name, value in header[part].items()}
-        for part in ("parameters", "values")
-    )
-    return SavedModel(parameters, values, arrays)
+    return header, arrays
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -175,11 +200,15 @@ def _decode(value: Any, classes: Mapping[str, type[BaseEstimator]]) -> Any:
         return [_decode(item, classes) for item in value]
     if not isinstance(value, dict):
         return value
-    if "mapping" in value:
+    if value.keys() == {"mapping"}:
         return {key: _decode(item, classes) for key, item in value["mapping"].items()}
+    if value.keys() != {"estimator", "parameters"}:
+        raise ValueError(f"expected an object's name and parameters, the file has {value!r:.60}.")
     name = value["estimator"]
     if name not in classes:
         raise ValueError(f"expected one of {sorted(classes)}, the file names {name!r}.")
-    return classes[name](
+    estimator = classes[name](
         **{key: _decode(item, classes) for key, item in value["parameters"].items()}
     )
+    estimator._validate_params()
+    return estimator

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from capkit._validation import check_labels_of_paradigm
@@ -20,7 +18,8 @@ from capkit.backbones.reloading import reload_backbone
 from capkit.image_classifier import ImageClassifier
 from capkit.images import ImageSource
 from capkit.space import ConceptSpace
-from capkit.training.checkpoint import CHECKPOINT_NAME, digest, plain, read_fingerprint
+from capkit.training.fingerprint import as_fingerprint, digest, sketch, sketch_of_gaussians
+from capkit.training.folders import TrainingFolder, check_folder, choose_folder, draw_seed
 from capkit.training.module import DualAdapterModule
 from capkit.training.run import TrainingTask, check_devices, train
 from capkit.training.self_training import SelfTraining, SelfTrainingState
@@ -29,6 +28,22 @@ from capkit.tuning import Tuning
 from capkit.tuning.choosing import TUNINGS, candidate_tunings, choose_tuning
 
 __all__ = ["TrainedClassifier"]
+
+# Parameters that do not change a training, or only by what the space that it gets shows.
+_NOT_OF_TRAINING = frozenset(
+    {
+        "backbone",
+        "checkpoint_dir",
+        "class_names",
+        "device",
+        "encoder",
+        "inference",
+        "n_devices",
+        "random_state",
+        "temperature",
+        "verbose",
+    }
+)
 
 
 class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageClassifier):
@@ -52,6 +67,7 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
     tuning_: Tuning
     seed_: int
     _model: AdaptedModel
+    _folder: TrainingFolder | None = None  # of the checkpoints of the training that runs
 
     _parameter_constraints: ClassVar[dict] = {
         **ImageClassifier._parameter_constraints,
@@ -75,6 +91,9 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
         encoder, tunings = self._make_encoder(), candidate_tunings(self.tuning)
         for tuning in tunings:
             check_devices(self.n_devices, tuning.batch_size)
+        self._folder = None
+        if self.checkpoint_dir is not None:
+            check_folder(self.checkpoint_dir)
         if len(tunings) > 1:
             return  # "auto" takes what fits
         self._check_inference(tunings[0])
@@ -97,15 +116,13 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
         device, owner = self._make_encoder().device, "the ConceptSpace"
         return reload_backbone(space.backbone, space.backbone_id, device=device, owner=owner)
 
-    def _choose_seed(self) -> int:
-        if isinstance(self.random_state, (int, np.integer)):
-            return int(self.random_state)
-        if self.random_state is None and self.checkpoint_dir is not None:
-            # Without a seed of its own, a fit that goes on takes that of the fit that was killed.
-            fingerprint = read_fingerprint(Path(self.checkpoint_dir) / CHECKPOINT_NAME)
-            if fingerprint is not None:
-                return fingerprint["seed"]
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+    def _choose_seed(self, space: ConceptSpace, labels: np.ndarray) -> int:
+        """Seed of the training; of the one that was killed, where this fit goes on with that."""
+        if self.checkpoint_dir is None:
+            return draw_seed(self.random_state)
+        known = self._known(space, labels)
+        self._folder = choose_folder(self.checkpoint_dir, known, self.random_state)
+        return self._folder.seed
 
     def _train(
         self,
@@ -115,7 +132,10 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
         self_training: SelfTraining,
         settings: dict[str, Any],
     ) -> tuple[SelfTrainingState, DualAdapterModule]:
-        """Train; `settings` are what decides the training besides the tuning's parameters."""
+        """Train; `settings` are what decides the training besides the tuning's parameters.
+
+        `space` and `labels` are those of :meth:`_choose_seed`, the space with what stages added.
+        """
         encoder = self._make_encoder()
         device = str(resolve_device(encoder.device))
         built = tuning.build(space, device=device, n_jobs=encoder.n_jobs)
@@ -130,41 +150,71 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
             adapter_weight=tuning.adapter_weight,
             pseudo_adapter=tuning.pseudo_adapter,
             self_training=self_training,
-            fingerprint=self._fingerprint(space, labels, tuning) | plain(settings),
+            fingerprint=self._fingerprint(space, tuning, settings),
             device=device,
-            checkpoint_dir=self.checkpoint_dir,
+            checkpoint_dir=None if self._folder is None else self._folder.path,
             n_devices=self.n_devices,
             one_thread=tuning.small_steps,
             verbose=self.verbose,
         )
         return train(task)
 
+    def _known(self, space: ConceptSpace, labels: np.ndarray) -> dict[str, Any]:
+        """What a training depends on before any stage has run; each part by its name."""
+        parameters = self.get_params(deep=False)
+        given = space.transduction
+        return as_fingerprint(
+            {
+                "method": type(self).__name__,
+                "parameters": {
+                    name: value
+                    for name, value in parameters.items()
+                    if name not in _NOT_OF_TRAINING
+                },
+                "class_names": space.class_names,
+                "backbone fingerprint": space.backbone_id,
+                "logit scale": space.logit_scale,
+                "labels": digest(labels),
+                "images": sketch(space.image_features),
+                "given texts": space.prompts,
+                "given class features": sketch(space.text_features),
+                "given mismatch": None if space.mismatch is None else space.mismatch.mismatched,
+                "given Gaussians": (
+                    None if given is None else sketch_of_gaussians(given.classes.whitened_means)
+                ),
+                "given calibrator": None if space.margin is None else space.margin.calibrator,
+            }
+        )
+
     def _fingerprint(
-        self, space: ConceptSpace, labels: np.ndarray, tuning: Tuning
+        self,
+        space: ConceptSpace,
+        tuning: Tuning,
+        settings: dict[str, Any],
     ) -> dict[str, Any]:
-        """What every training depends on, to compare a checkpoint by; each part by its name."""
-        parameters = {
-            "class_names": space.class_names,
+        """What a checkpoint must agree with; each part by its name."""
+        if self._folder is None:
+            return {}
+        found = {
             "class texts": space.prompts,
-            "backbone": space.backbone,
-            "backbone fingerprint": space.backbone_id,
-            "paradigm": self.paradigm,
+            "class features": sketch(space.text_features),
             "tuning": tuning.name,
             "seed": self.seed_,
-            **tuning.get_params(),
         }
-        return plain(parameters) | {
-            "images": digest(space.image_features),
-            "labels": digest(labels),
-            "class features": digest(space.text_features),
-        }
+        return {**self._folder.known, **as_fingerprint(found | tuning.get_params() | settings)}
 
     def _after_interrupt(self) -> str:
-        if self.checkpoint_dir is None:
+        if self._folder is None or not self._folder.is_begun:
             return ""
-        if not (Path(self.checkpoint_dir) / CHECKPOINT_NAME).exists():
-            return ""
-        return " Fit again to go on from the last epoch."
+        if self.random_state is None or isinstance(self.random_state, (int, np.integer)):
+            return " Fit again to go on from the last epoch."
+        return (
+            f" Fit again with random_state={self._folder.seed} to go on from the last epoch: the "
+            "RandomState object has moved on."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_folder": None}  # of a training that is over
 
     # -- prediction
 

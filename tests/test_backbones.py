@@ -249,6 +249,34 @@ def test_configuration_that_describes_no_model_is_refused(tmp_path, text, match)
         load_backbone(path)
 
 
+@pytest.mark.parametrize("levels", [30, 400, 100_000])
+def test_a_configuration_without_end_is_refused(tmp_path, levels):
+    path = save_checkpoint(tmp_path, make_model())
+    deep = "[" * levels + "]" * levels
+    config = json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {"mean": 0}})
+    path.with_suffix(".json").write_text(config.replace('"mean": 0', f'"mean": {deep}'))
+    with pytest.raises(BackboneMismatchError, match=r"model\.json is not valid JSON"):
+        load_backbone(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_with_their_name(tmp_path, value):
+    model = make_model()
+    with torch.no_grad():
+        model.visual.proj[1, 2] = value
+    path = save_checkpoint(tmp_path, model)
+    with pytest.raises(BackboneError, match=r"not all finite: .* in visual\.proj\. .*get it aga"):
+        load_backbone(path)
+
+
+def test_what_pickle_could_run_is_refused_without_torch_s_advice(tmp_path):
+    path = save_checkpoint(tmp_path, make_model())
+    torch.save(make_model(), path)  # the model itself, not its tensors
+    with pytest.raises(BackboneError, match="holds more than tensors") as caught:
+        load_backbone(path)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_weights_of_another_model_are_refused_with_the_names(tmp_path):
     weights = make_model().state_dict()
     del weights["ln_final.bias"]
@@ -294,6 +322,17 @@ def test_tokenizer_that_needs_another_package_or_file_is_said(tmp_path):
 
 
 # -- devices
+
+
+@pytest.mark.parametrize("device", ["meta", "meta:0", torch.device("meta")])
+def test_a_device_that_computes_nothing_is_refused_before_loading(tmp_path, device):
+    with pytest.raises(ValueError, match=r"expected a device that computes .*got 'meta'"):
+        load_backbone(tmp_path / "nothing.pt", device=device)
+
+
+def test_a_path_is_told_from_a_name(tmp_path):
+    assert registry.is_path(str(tmp_path / "model.pt"))
+    assert not any(map(registry.is_path, ("glyph", "ViT-B-32/openai", "auto", None)))
 
 
 def test_unknown_device_is_a_value_error():

@@ -82,9 +82,14 @@ def test_pickled_code_is_not_executed(tmp_path):
             return (tmp_path.joinpath("executed").touch, ())
 
     torch.save({"state_dict": Malicious()}, tmp_path / "model.pt")
-    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
-        load_checkpoint(tmp_path / "model.pt")
-    assert not tmp_path.joinpath("executed").exists()
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Malicious()))
+    for name in ("model.pt", "bare.pt"):
+        with pytest.raises(ValueError, match=rf"'{name}' .*holds more than tensors") as caught:
+            load_checkpoint(tmp_path / name)
+        assert not tmp_path.joinpath("executed").exists()
+        assert "torch.save(model.state_dict(), 'weights.pt')" in str(caught.value)
+        # torch's own message advises to do what executes the file
+        assert "weights_only" not in str(caught.value) and caught.value.__context__ is None
 
 
 def test_stem_gives_the_grid_of_its_patch_size():

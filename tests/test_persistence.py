@@ -328,3 +328,104 @@ def test_a_flipped_bit_is_an_error(fitted, path, place):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
         CAPClassifier.load(path)
+
+
+# -- files whose digest is right, and which say what no classifier writes
+
+
+def change(fitted, path, **parts):
+    """Save, and say something else in the file."""
+    fitted.save(path)
+    header, arrays = read(path)
+    for part, values in parts.items():
+        header[part] |= values
+    write(path, header, arrays)
+    return header, arrays
+
+
+def test_values_out_of_their_range_are_refused(fitted, path):
+    change(fitted, path, values={"temperature_": 0})
+    message = r"safetensors is not what capkit saves: expected temperature_ as .* above 0, .* 0\."
+    with pytest.raises(ValueError, match=message):
+        CAPClassifier.load(path)
+
+
+@pytest.mark.parametrize("changed", [np.int32, np.float16])
+def test_weights_of_another_type_are_refused(fitted, path, changed):
+    fitted.save(path)
+    header, arrays = read(path)
+    name = "weights.main_adapter.fc1.bias"
+    write(path, header, arrays | {name: arrays[name].astype(changed)})
+    with pytest.raises(ValueError, match=rf"expected {name} as float32, the file has"):
+        CAPClassifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tau": 3.0}, "'tau' parameter .* must be a float in the range"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+        ({"inference": "no_adapters"}, "is not for tuning='adapter'"),
+        ({"tuning": {"estimator": "AdapterTuning"}}, "expected an object's name and parameters"),
+        (
+            {"tuning": {"estimator": "AdapterTuning", "parameters": {"epochs": 0}}},
+            "'epochs' parameter .* must be an int in the range",
+        ),
+    ],
+)
+def test_parameters_out_of_their_range_are_refused(fitted, path, parameters, message):
+    change(fitted, path, parameters=parameters)
+    with pytest.raises(ValueError, match=f"is not what capkit saves: .*{message}"):
+        CAPClassifier.load(path)
+
+
+@pytest.mark.parametrize(
+    "header", [{"format": 3}, {"format": 3, "parameters": {}, "values": {}}, [], "3", {}]
+)
+def test_a_header_that_lacks_a_part_is_refused(fitted, path, header):
+    fitted.save(path)
+    _, arrays = read(path)
+    save_file(arrays, path, metadata={"capkit": json.dumps(header)})
+    with pytest.raises(ValueError, match="is not a classifier"):
+        CAPClassifier.load(path)
+
+
+def test_lists_in_lists_without_end_are_refused(fitted, path):
+    fitted.save(path)
+    _, arrays = read(path)
+    save_file(arrays, path, metadata={"capkit": "[" * 100_000})
+    with pytest.raises(ValueError, match="is not a classifier saved by capkit"):
+        CAPClassifier.load(path)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected the file of a saved classifier, .* is a fol"):
+        CAPClassifier.load(tmp_path)
+
+
+def test_places_to_write_to_are_not_taken_from_a_file(problem, path, tmp_path):
+    encoder = CLIPEncoder(cache_dir=tmp_path / "cache", batch_size=7)
+    quick(checkpoint_dir=tmp_path / "run", encoder=encoder).fit(problem.space).save(path)
+    loaded = CAPClassifier.load(path)
+    assert loaded.checkpoint_dir is loaded.encoder.cache_dir is None
+    assert loaded.encoder.batch_size == 7
+    loaded.predict(problem.space)
+
+
+def test_a_path_is_not_followed_without_a_fingerprint(random_backbone, images, path):
+    fitted = quick(backbone=random_backbone, class_names=NAMES).fit(images)
+    change(fitted, path, values={"backbone_id_": None})
+    with pytest.raises(ValueError, match="names no backbone"):
+        CAPClassifier.load(path).predict(images)
+
+
+@pytest.mark.parametrize("paradigm", ["ssl", "trzsl"])
+def test_what_each_paradigm_writes_is_read(problem, path, paradigm):
+    truth = problem.space.predict()
+    labels = np.where((np.arange(100) < 20) & (truth < 3), truth, -1)
+    prior = [1, 1, 1, 1, 2]
+    classifier = quick(pseudo_labels=GaussianTransduction(guard=False, class_prior=prior))
+    classifier.set_params(paradigm=paradigm, tuning__pseudo_adapter=False)
+    classifier.fit(problem.space, labels).save(path)
+    expected = classifier.predict_proba(problem.space)
+    assert np.array_equal(CAPClassifier.load(path).predict_proba(problem.space), expected)

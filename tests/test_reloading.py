@@ -81,6 +81,17 @@ def test_other_weights_under_the_name_are_refused(random_backbone):
     assert str(caught.value).startswith("the space expected the backbone with the fingerprint ")
 
 
+def test_other_weights_are_refused_before_anything_is_built(checkpoint, monkeypatch):
+    def build(*args):
+        raise AssertionError("built")
+
+    monkeypatch.setattr("capkit.backbones.loading.build_backbone", build)
+    with pytest.raises(BackboneMismatchError, match=ONE[:12]):
+        reload_backbone(str(checkpoint), ONE, device="cpu", owner="the space")
+    with pytest.raises(AssertionError, match="built"):
+        reload_backbone(str(checkpoint), None, device="cpu", owner="the space")
+
+
 def test_no_name_is_no_backbone():
     with pytest.raises(ValueError, match="the space names no backbone, so that nothing can be"):
         reload_backbone(None, None, device="cpu", owner="the space")

@@ -10,13 +10,8 @@ import torch
 from torch import nn
 
 from capkit.exceptions import CheckpointError, CheckpointMismatchError
-from capkit.training.checkpoint import (
-    digest,
-    plain,
-    read_checkpoint,
-    read_fingerprint,
-    write_checkpoint,
-)
+from capkit.training.checkpoint import read_checkpoint, read_fingerprint, write_checkpoint
+from capkit.training.fingerprint import plain, sketch
 from capkit.training.self_training import SelfTrainingState
 
 FINGERPRINT = plain({"classes": ["cat", "dog"], "augment": 0.5, "betas": (0.9, 0.999)})
@@ -103,6 +98,30 @@ def test_another_training_s_checkpoint_is_refused_and_the_difference_named(path)
     assert "classes" not in message
 
 
+def unit_rows(seed):
+    rows = np.random.default_rng(seed).standard_normal((60, 16)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_one_other_image_is_refused_and_rounding_is_not(path):
+    training, images = make_training(torch.optim.SGD), unit_rows(seed=0)
+    write_checkpoint(path, *training, {"images": sketch(images)})
+    assert read_checkpoint(path, *training, {"images": sketch(images + np.float32(1e-6))})
+    images[7] = unit_rows(seed=1)[7]
+    with pytest.raises(CheckpointMismatchError) as caught:
+        read_checkpoint(path, *training, {"images": sketch(images)})
+    assert "Different: images (1 of 60 are others). Use another" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(path):
+    state, module, optimizer = make_training(torch.optim.SGD)
+    with torch.no_grad():
+        module.weight[0, 1] = float("nan")
+    write_checkpoint(path, state, module, optimizer, FINGERPRINT)
+    with pytest.raises(CheckpointError, match=r"had diverged: weight is not finite\. Delete it"):
+        read_checkpoint(path, *make_training(torch.optim.SGD), FINGERPRINT)
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04", b"\x80\x04K\x01."])
 def test_a_damaged_file_is_named(path, content):
     path.parent.mkdir()
@@ -158,31 +177,23 @@ def test_reading_executes_nothing(path, tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"module": {}}, {"state": {"epoch": 1}, "optimizer": {}}, {"optimizer": None}]
+)
+def test_content_that_no_training_wrote_is_refused(path, change):
+    training = make_training(torch.optim.SGD)
+    write_checkpoint(path, *training, FINGERPRINT)
+    content = torch.load(io.BytesIO(path.read_bytes()[:-16]), weights_only=True)
+    write_sealed(content | change, path)
+    with pytest.raises(CheckpointError, match="is not a training checkpoint of capkit"):
+        read_checkpoint(path, *training, FINGERPRINT)
+
+
 def test_another_format_is_named(path):
     path.parent.mkdir()
     write_sealed({"format": 99}, path)
-    with pytest.raises(CheckpointError, match="format 99, expected 3: by another version"):
+    with pytest.raises(CheckpointError, match="format 99, expected 4: by another version"):
         read_fingerprint(path)
-
-
-def test_plain_values_can_be_compared_between_runs():
-    class View:
-        pass
-
-    def augment(image):
-        return image
-
-    first, second = (plain({"view": View(), "augment": augment, "k": np.int64(3)}) for _ in "ab")
-    assert first == second
-    assert first["k"] == 3 and type(first["k"]) is int
-    assert first["augment"].endswith("augment")
-    assert plain(np.array([[0.5]])) == [[0.5]]
-
-
-def test_digest_tells_arrays_apart():
-    array = np.arange(6.0).reshape(2, 3)
-    assert digest(array) == digest(np.asfortranarray(array))
-    assert digest(array) != digest(array[::-1])
 
 
 @pytest.mark.parametrize("place", np.linspace(0.0, 0.999, 12))

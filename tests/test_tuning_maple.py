@@ -117,3 +117,9 @@ def test_tokenizer_without_a_start_token_puts_prompts_first():
 def test_prompts_must_leave_room_for_a_text(length):
     with pytest.raises(ValueError, match=f"between 1 and 29 .*takes 32 tokens.*got {length}"):
         place(["a photo of a cat"], length=length)
+
+
+@pytest.mark.parametrize("context", ["", "  "])
+def test_a_context_without_a_token_is_refused(context):
+    with pytest.raises(ValueError, match="expected a context of at least one token, got"):
+        place(["a cat"], context=context)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from capkit import CLIPEncoder, ConceptAligner, MismatchDetector
+from capkit import CAPClassifier, CLIPEncoder, ConceptAligner, MismatchDetector
 from capkit._seeding import seeded
 from capkit.backbones import load_backbone
 from capkit.exceptions import UnsupportedBackboneError
@@ -117,3 +117,22 @@ def test_prediction_reads_pixels(space, planted_space, images):
 
 def test_predicts_as_the_paper_does():
     assert {PromptTuning().default_inference(p) for p in ("ul", "ssl", "trzsl")} == {"no_adapters"}
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_to_start_from_is_refused_before_anything_is_encoded(
+    images, text, monkeypatch
+):
+    monkeypatch.setattr(CLIPEncoder, "fit_transform", lambda *args: pytest.fail("encoded"))
+    classifier = CAPClassifier(class_names=NAMES, tuning=PromptTuning(prompt_init=text))
+    with pytest.raises(ValueError, match="'prompt_init' parameter of PromptTuning must be a text"):
+        classifier.fit(images)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "width"), [((2, 2, 31), 32), ((4, 2, 32), 32), ((2, 2, 32), 33)]
+)
+def test_prompts_of_another_model_are_refused(random_backbone, prompts, width):
+    weights = {"visual_prompts": np.zeros(prompts), "text_features": np.zeros((4, width))}
+    with pytest.raises(ValueError, match=r"expected prompts of width 32 in at most 3 layers"):
+        PromptTuning().trained_encoder(weights, lambda: load_backbone(random_backbone))

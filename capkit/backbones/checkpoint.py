@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -37,7 +38,7 @@ def load_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is of another kind or holds no state dict.
+        If the file is of another kind, holds no state dict, or more than tensors.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -49,7 +50,7 @@ def load_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         state = load_file(path)
     else:
-        state = _unwrap(torch.load(path, map_location="cpu", weights_only=True), path)
+        state = _unwrap(_load_tensors(path), path)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     state = {
         name: tensor.float() if tensor.is_floating_point() else tensor
@@ -93,6 +94,20 @@ def expand_token_embedding(state: Mapping[str, torch.Tensor]) -> dict[str, torch
     dense[rows] = stored
     state[TOKEN_EMBEDDING] = dense
     return state
+
+
+def _load_tensors(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError) as error:
+        if "weights_only" not in str(error):
+            raise
+    # torch would advise to set weights_only=False, which runs what the file says.
+    raise ValueError(
+        f"{path.name!r} is damaged, or holds more than tensors: that could run any code when it "
+        "is loaded, so it is refused. If you trust it, load it once with the program that wrote "
+        "it, and there save its tensors alone: torch.save(model.state_dict(), 'weights.pt')."
+    )
 
 
 def _unwrap(loaded: object, path: Path) -> dict[str, torch.Tensor]:

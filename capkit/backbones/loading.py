@@ -96,7 +96,7 @@ def build_backbone(
     Raises
     ------
     BackboneError
-        If the file cannot be read, or the tokenizer not be had.
+        If the file cannot be read, its weights are not finite, or the tokenizer not be had.
     BackboneMismatchError
         If the configuration describes no model, or another one than the weights belong to.
     """
@@ -180,7 +180,7 @@ def _read_weights(files: BackboneFiles) -> dict[str, torch.Tensor]:
 def _load_weights(
     model: nn.Module, weights: dict[str, torch.Tensor], files: BackboneFiles
 ) -> None:
-    """Load `weights` if their names and shapes are exactly the model's."""
+    """Load `weights` if their names and shapes are exactly the model's, and all are finite."""
     weights = _as_open_clip_names_them(model, weights)
     expected = model.state_dict()
     missing = sorted(expected.keys() - weights.keys())
@@ -195,6 +195,13 @@ def _load_weights(
             f"the weights in {files.weights} do not belong to the configuration of "
             f"{files.name!r}: missing {_shorten(missing)}; not in the model {_shorten(unknown)}; "
             f"of another shape {_shorten(reshaped)}."
+        )
+    diverged = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if diverged:
+        raise BackboneError(
+            f"the weights in {files.weights} are not all finite: there are NaNs or infinities in "
+            f"{_shorten(diverged)}. The training that wrote them had diverged, or the file is "
+            "damaged: get it again."
         )
     model.load_state_dict(weights)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capkit.backbones.backbone import Backbone
     from capkit.backbones.loading import BackboneFiles
 
-__all__ = ["list_backbones", "load_backbone", "resolve_device"]
+__all__ = ["is_path", "list_backbones", "load_backbone", "load_checked", "resolve_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ EMBEDDED = "glyph"
 
 _EMBEDDED_FILES = {EMBEDDED: Path(__file__).parent / "weights" / "glyph.safetensors"}
 _PROBE_SECONDS = 3.0
+# open_clip's own configurations have three levels. What copies one would fail at hundreds.
+_DEEPEST_CONFIG = 20
 
 _lock = threading.RLock()
 _loaded: dict[tuple, Backbone] = {}
@@ -93,6 +95,31 @@ def load_backbone(
         return _load_once((PREFERRED, device), lambda: preferred)
 
 
+def load_checked(name: str, *, device: str, check: Callable[[str], None]) -> Backbone:
+    """Load a backbone whose fingerprint is looked at before anything is built of its files.
+
+    Parameters
+    ----------
+    name : str
+        As of :func:`load_backbone`; of "auto", which may be any, the fingerprint is looked at
+        when it is loaded.
+    device : str
+    check : callable
+        Raises if the backbone with this fingerprint is not to be loaded.
+
+    Returns
+    -------
+    Backbone
+    """
+    if name == AUTO:
+        backbone = load_backbone(name, device=device)
+    else:
+        with _lock:
+            backbone = _load_named(name, resolve_device(device), None, check)
+    check(backbone.identity)  # it may have been loaded before
+    return backbone
+
+
 def list_backbones() -> list[str]:
     """Names that :func:`load_backbone` takes, local checkpoints aside.
 
@@ -123,7 +150,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     BackboneError
         If the device is not available.
     ValueError
-        If torch knows no such device, or it computes nothing.
+        If torch knows no such device, or one that computes nothing ("meta").
     """
     import torch
 
@@ -138,8 +165,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ) from error
     if resolved.type == "meta":
         raise ValueError(
-            "expected a device that computes, got 'meta', whose tensors hold no values. Pass "
-            "device='auto' to use what is there."
+            "expected a device that computes ('auto', 'cpu', 'cuda', 'cuda:1', 'mps'), got "
+            "'meta', whose tensors have no content"
         )
     try:
         torch.empty(0, device=resolved)
@@ -151,21 +178,47 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def _load_named(name: str, device: torch.device, cache_dir: str | None) -> Backbone:
+def is_path(name: str | None) -> bool:
+    """Whether a name stands for a user's own file.
+
+    Parameters
+    ----------
+    name : str or None
+
+    Returns
+    -------
+    bool
+    """
+    return name is not None and name not in _EMBEDDED_FILES and _checkpoint_path(name) is not None
+
+
+def _pass(identity: str) -> None:
+    pass
+
+
+def _load_named(
+    name: str,
+    device: torch.device,
+    cache_dir: str | None,
+    check: Callable[[str], None] = _pass,
+) -> Backbone:
     path = _checkpoint_path(name)
     if path is None:
         known = _pretrained_name(name)
-        return _load_once((known, device), lambda: _find_pretrained(known, cache_dir))
+        return _load_once((known, device), lambda: _find_pretrained(known, cache_dir), check)
     known = name if name in _EMBEDDED_FILES else str(path)
-    return _load_once((known, device, _version(path)), lambda: _find_local(known, path))
+    return _load_once((known, device, _version(path)), lambda: _find_local(known, path), check)
 
 
-def _load_once(key: tuple, find: Callable[[], BackboneFiles]) -> Backbone:
+def _load_once(
+    key: tuple, find: Callable[[], BackboneFiles], check: Callable[[str], None] = _pass
+) -> Backbone:
     """Backbone that was loaded under this key before, or of the files that `find` gives."""
     from capkit.backbones.loading import build_backbone
 
     if key not in _loaded:
         files = find()
+        check(files.identity)
         logger.info("loading backbone %s from %s", files.name, files.weights)
         _loaded[key] = build_backbone(files, key[1], _reload)
     return _loaded[key]
@@ -216,7 +269,9 @@ def _find_local(name: str, path: Path) -> BackboneFiles:
     config_path = _config_path(path)
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if _is_deeper(config, _DEEPEST_CONFIG):
+            raise ValueError(f"it is nested more than {_DEEPEST_CONFIG} levels deep")
+    except (ValueError, RecursionError) as error:
         raise BackboneMismatchError(f"{config_path} is not valid JSON: {error}") from error
     if isinstance(config, dict) and "model_cfg" not in config:
         config = {"model_cfg": config}  # open_clip's own model_configs/*.json
@@ -228,6 +283,13 @@ def _find_local(name: str, path: Path) -> BackboneFiles:
             f"{config_path} is no configuration of an open_clip model: model_cfg lacks {missing}."
         )
     return BackboneFiles(name, config, path)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 # -- open_clip's pretrained models

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from capkit.backbones.registry import load_backbone
+from capkit.backbones.registry import load_checked
 from capkit.exceptions import BackboneMismatchError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def check_same_backbone(
 def reload_backbone(
     name: str | None, identity: str | None, *, device: str, owner: str
 ) -> Backbone:
-    """Load a backbone by name and check that it is the expected one.
+    """Load a backbone by name, after a check that its files are those of the expected one.
 
     Parameters
     ----------
@@ -75,6 +76,5 @@ def reload_backbone(
             f"{owner} names no backbone, so that nothing can be encoded for it. Pass what "
             "CLIPEncoder makes of the images, or name the backbone of the ConceptSpace."
         )
-    backbone = load_backbone(name, device=device)
-    check_same_backbone(backbone.identity, identity, name=name, owner=owner)
-    return backbone
+    check = partial(check_same_backbone, expected_id=identity, name=name, owner=owner)
+    return load_checked(name, device=device, check=check)

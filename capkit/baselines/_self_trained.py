@@ -201,7 +201,7 @@ class SelfTrainedClassifier(TrainedClassifier):
         raise NotImplementedError
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
-        self.paradigm_, self.seed_ = self.paradigm, self._choose_seed()
+        self.paradigm_, self.seed_ = self.paradigm, self._choose_seed(space, labels)
         self.tuning_ = tuning = _with_one_branch(self._choose_tuning(space))
         of_labels = np.unique(labels[labels != UNLABELED])
         self_training = self._choose_self_training(

@@ -38,7 +38,7 @@ class SelfTrainingUpdate(Callback):
 
 
 class Checkpoint(Callback):
-    """Reads the state before the first epoch and writes it after each.
+    """Reads the state before the first epoch, and writes it then and after each.
 
     Parameters
     ----------
@@ -57,8 +57,10 @@ class Checkpoint(Callback):
         self.write = write
 
     def on_train_begin(self, net: CAPNet, **kwargs) -> None:
-        """Go on from the checkpoint, if there is one."""
-        read_checkpoint(self.path, net.state, net.bare_module(), net.optimizer_, self.fingerprint)
+        """Go on from the checkpoint; without one, see that it can be written."""
+        training = net.state, net.bare_module(), net.optimizer_
+        if not read_checkpoint(self.path, *training, self.fingerprint):
+            self.on_epoch_end(net)
 
     def on_epoch_end(self, net: CAPNet, **kwargs) -> None:
         """Write the state."""

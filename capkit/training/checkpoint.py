@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,28 +13,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from capkit._files import write_atomically
 from capkit.exceptions import CheckpointError, CheckpointMismatchError
+from capkit.training.fingerprint import differences, plain
 from capkit.training.self_training import SelfTrainingState
 
 __all__ = [
     "CHECKPOINT_NAME",
-    "digest",
-    "plain",
     "read_checkpoint",
     "read_fingerprint",
     "write_checkpoint",
 ]
 
-#: File in the user's ``checkpoint_dir``.
+#: File in a training's folder.
 CHECKPOINT_NAME = "training.pt"
 
-_FORMAT, _SEAL_BYTES = 3, 16
+_FORMAT, _SEAL_BYTES = 4, 16
 # What torch.load raises at bytes that it did not write.
-_DAMAGE = (RuntimeError, OSError, LookupError, ValueError, TypeError, EOFError, UnpicklingError)
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_DAMAGE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
 
 
 def write_checkpoint(
@@ -54,9 +60,9 @@ def write_checkpoint(
     module : nn.Module
         Only its ``state_dict`` is written.
     optimizer : torch.optim.Optimizer
-    fingerprint : mapping of str to plain values
-        What the training depends on, see :func:`plain`; read back and compared by
-        :func:`read_checkpoint`.
+    fingerprint : mapping of str to plain values or Tensor
+        What the training depends on, see :mod:`~capkit.training.fingerprint`; read back and
+        compared by :func:`read_checkpoint`.
 
     Raises
     ------
@@ -123,8 +129,8 @@ def read_checkpoint(
         Its parameters are overwritten.
     optimizer : torch.optim.Optimizer or None
         Its state is overwritten.
-    fingerprint : mapping of str to plain values
-        Must equal that of the checkpoint.
+    fingerprint : mapping of str to plain values or Tensor
+        Must agree with that of the checkpoint.
 
     Returns
     -------
@@ -136,70 +142,36 @@ def read_checkpoint(
     CheckpointMismatchError
         If the checkpoint is of another training; the difference is named.
     CheckpointError
-        If the file is damaged.
+        If the file is damaged, or its training had diverged.
     """
     if not Path(path).exists():
         return False
     content = _read(path)
     _compare(path, content["fingerprint"], fingerprint)
-    module.load_state_dict(content["module"])
-    if optimizer is not None:
-        optimizer.load_state_dict(content["optimizer"])
-    for name, value in content["state"].items():
-        setattr(state, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+    _check_finite(path, content["module"])
+    try:
+        module.load_state_dict(content["module"])
+        if optimizer is not None:
+            optimizer.load_state_dict(content["optimizer"])
+        for name, value in content["state"].items():
+            setattr(state, name, value.numpy() if isinstance(value, Tensor) else value)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
     return True
-
-
-def plain(value: Any) -> Any:
-    """Turn a parameter into what JSON and a checkpoint can hold and two runs can compare.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    None, bool, int, float, str, list or dict
-        Of a function its full name, of any other object its ``repr`` without its address.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> plain({"tau": np.float64(0.5), "betas": (0.9, 0.999), "view": len})
-    {'tau': 0.5, 'betas': [0.9, 0.999], 'view': 'builtins.len'}
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(item) for item in value]
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return _ADDRESS.sub("", repr(value))
-
-
-def digest(array: np.ndarray) -> str:
-    """Hash of an array's content.
-
-    Parameters
-    ----------
-    array : ndarray
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits.
-    """
-    content = np.ascontiguousarray(array)
-    return hashlib.blake2b(content.data, digest_size=16).hexdigest()
 
 
 def _to_torch(value: Any) -> Any:
     # numpy's arrays would have to be unpickled, which executes what the file says.
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else plain(value)
+
+
+def _check_finite(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> None:
+    diverged = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if diverged:
+        raise CheckpointError(
+            f"the training of the checkpoint {path} had diverged: {diverged[0]} is not finite. "
+            "Delete it to train from the start, with a lower learning_rate."
+        )
 
 
 def _seal(content: bytes) -> bytes:
@@ -215,11 +187,10 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
             raise ValueError("its content is not what was written")
         content = torch.load(io.BytesIO(sealed), map_location="cpu", weights_only=True)
         known = content["format"] == _FORMAT
+        if known and not {"fingerprint", "module", "optimizer", "state"} <= content.keys():
+            raise ValueError(f"it holds {sorted(content)} alone")
     except _DAMAGE as error:
-        raise CheckpointError(
-            f"{path} is not a training checkpoint of capkit, or is damaged ({error!s:.200}). "
-            "Delete it to train from the start."
-        ) from error
+        raise _damaged(path, error) from error
     if not known:
         raise CheckpointError(
             f"{path} was written in format {content['format']}, expected {_FORMAT}: by another "
@@ -228,15 +199,20 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def _compare(path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    differences = [
-        f"{name} ({found.get(name)!r:.60} in the checkpoint, {expected.get(name)!r:.60} now)"
-        for name in sorted({*found, *expected})
-        if found.get(name) != expected.get(name)
-    ]
-    if differences:
+def _damaged(path: str | os.PathLike, reason: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a training checkpoint of capkit, or is damaged ({reason!s:.200}). "
+        "Delete it to train from the start."
+    )
+
+
+def _compare(
+    path: str | os.PathLike, found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+    different = differences(found, expected)
+    if different:
+        said = "; ".join(f"{name} ({difference})" for name, difference in different.items())
         raise CheckpointMismatchError(
-            f"the checkpoint {path} belongs to another training. Different: "
-            f"{'; '.join(differences)}. Use another checkpoint_dir, or delete the file to train "
-            "from the start."
+            f"the checkpoint {path} belongs to another training. Different: {said}. Use another "
+            "checkpoint_dir, or delete the file to train from the start."
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import torch
 from skorch import NeuralNet
@@ -73,6 +75,22 @@ class CAPNet(NeuralNet):
         self.predictions_ = []
         self.losses_ = []
 
+    def on_epoch_end(self, net, **kwargs):
+        """See that the epoch's last step, which no loss follows, has not diverged.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If a trained weight or, after the last epoch, a logit is not finite.
+        """
+        super().on_epoch_end(net, **kwargs)
+        module = self.bare_module()
+        for name, weight in module.named_parameters():
+            if not torch.isfinite(weight).all():
+                self._raise_diverged(f"{name} is not finite after", len(self.losses_))
+        if self.state.epoch + 1 == self.schedule.epochs and not _gives_logits(module):
+            self._raise_diverged("the adapters give no finite logits after", len(self.losses_))
+
     def infer(self, x, **fit_params):
         """Run the module on its device, its towers in bfloat16 on a GPU."""
         device = next(self.module_.parameters()).device
@@ -122,12 +140,14 @@ class CAPNet(NeuralNet):
     def _check_finite(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
         if torch.isfinite(loss):
             return
-        step = len(self.losses_) + self.state.epoch * self.schedule.steps_per_epoch
         values = ", ".join(f"{name} {part.item():g}" for name, part in parts.items())
+        self._raise_diverged(f"the loss became {loss.item()} ({values}) in", len(self.losses_) + 1)
+
+    def _raise_diverged(self, what: str, step: int) -> NoReturn:
+        step += self.state.epoch * self.schedule.steps_per_epoch
         raise TrainingDivergedError(
-            f"the loss became {loss.item()} in step {step + 1} of {self.schedule.total_steps} "
-            f"(epoch {self.state.epoch + 1}; {values}) at learning rate "
-            f"{self.optimizer_.param_groups[0]['lr']:g}. Lower learning_rate (it is "
+            f"{what} step {step} of {self.schedule.total_steps} (epoch {self.state.epoch + 1}) at "
+            f"learning rate {self.optimizer_.param_groups[0]['lr']:g}. Lower learning_rate (it is "
             f"{self.schedule.learning_rate:g}), raise warmup_epochs or lower m."
         )
 
@@ -212,6 +232,14 @@ class CAPNet(NeuralNet):
     def bare_module(self) -> torch.nn.Module:
         """The module without what accelerate wraps around it."""
         return self.module_
+
+
+@torch.no_grad()
+def _gives_logits(module: torch.nn.Module) -> bool:
+    """Whether both branches give finite logits, of the classes' own features."""
+    texts = module.text_features()
+    branches = ("main", "pseudo")
+    return all(bool(module.logits(texts, texts, name).isfinite().all()) for name in branches)
 
 
 class AcceleratedCAPNet(AccelerateMixin, CAPNet):

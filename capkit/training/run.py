@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import multiprocessing
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +58,13 @@ class TrainingTask:
         0 leaves the adapters out.
     self_training : SelfTraining
         Which images train, with which labels.
-    fingerprint : mapping of str to plain values
+    fingerprint : mapping of str to plain values or Tensor
         What a checkpoint must agree with.
     device : str
     pseudo_adapter : bool, default=True
         Whether strong views have an adapter of their own.
     checkpoint_dir : path or None, default=None
+        This training's own folder.
     n_devices : int, default=1
     one_thread : bool, default=False
         Whether a process trains in one thread, as its steps are small.
@@ -189,6 +193,7 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
             accelerator=accelerator,
             iterator_train__rank=rank,
             iterator_train__n_processes=accelerator.num_processes,
+            callbacks__print_log__sink=print,  # which is silent; accelerate's own never is
             **arguments,
         )
     try:
@@ -242,6 +247,7 @@ def _train_in_processes(
 
 
 def _work(rank: int, task: TrainingTask, port: int, errors) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -259,6 +265,13 @@ def _work(rank: int, task: TrainingTask, port: int, errors) -> None:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # it was spawned
+    wait([parent.sentinel])
+    os._exit(1)  # nobody waits for this training; an exception would end this thread alone
 
 
 def _free_port() -> int:

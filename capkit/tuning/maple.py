@@ -108,11 +108,13 @@ def place_context(
     Raises
     ------
     ValueError
-        If that many prompts leave no room for a text.
+        If the context has no token, or that many prompts leave no room for a text.
     """
     start = _common_prefix(tokenize(["x", "z"]))
     probe = tokenize([f"{context} x", f"{context} z"])
     context_ids = probe[0, start : _common_prefix(probe)]
+    if not len(context_ids):
+        raise ValueError(f"expected a context of at least one token, got {context!r}")
     tokens = tokenize(list(texts))
     room = tokens.shape[1] - start - 2  # at least one word and the end token
     if not 1 <= length <= room:

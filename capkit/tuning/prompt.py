@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -102,6 +102,14 @@ class _TrainedEncoder(Encoder):
         self.backbone = backbone
         self.towers = PromptedTowers(backbone.model)
         self.dim = text_features.shape[1]
+        (depth, _, width), tower = visual_prompts.shape, self.towers
+        if (width, self.dim) != (tower.visual.width, backbone.embed_dim) or depth > tower.n_layers:
+            raise ValueError(
+                f"expected prompts of width {tower.visual.width} in at most {tower.n_layers} "
+                f"layers and class features of width {backbone.embed_dim} for {backbone!r}, got "
+                f"width {width} in {depth} layers and {self.dim}. They were trained with another "
+                "model: fit again."
+            )
         self.register_buffer("visual_prompts", visual_prompts)
         self.register_buffer("text_features", text_features)
 
@@ -127,7 +135,7 @@ class PromptTuning(Tuning):
     prompt_depth : int, default=8
         Layers with prompts; no more than the shallower tower has are used.
     prompt_init : str, default="a photo of a"
-        Text whose first tokens the prompts start from.
+        Text whose first tokens the prompts start from, not empty.
     adapter_dim : int, default=128
         Width inside the adapters.
     adapter_weight : float, default=0.01
@@ -221,6 +229,14 @@ class PromptTuning(Tuning):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        if not self.prompt_init.strip():
+            raise InvalidParameterError(
+                "The 'prompt_init' parameter of PromptTuning must be a text that the prompts can "
+                f"start from, such as 'a photo of a'. Got {self.prompt_init!r} instead."
+            )
 
     def check_images(self, images: ConceptSpace | ImageSource) -> None:
         """Raise a ValueError if there are no pixels or no texts to train on.
