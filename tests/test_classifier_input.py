@@ -350,7 +350,7 @@ class TestScore:
 
 @pytest.mark.parametrize("estimator", [CAPClassifier, ZeroShotClassifier])
 def test_a_device_that_computes_nothing(estimator):
-    with pytest.raises(ValueError, match="a device that computes.*'meta'"):
+    with pytest.raises(ValueError, match=r"a device that computes.*'meta'"):
         estimator(backbone="glyph", class_names=NAMES, device="meta").fit(IMAGES)
 
 

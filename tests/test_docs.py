@@ -9,9 +9,10 @@ import pytest
 from ollama_server import OllamaServer
 from PIL import Image
 
+from capkit import CAPClassifier
 from capkit.backbones import registry
+from capkit.baselines import ZeroShotClassifier
 from capkit.datasets import load_digits
-from capkit.exceptions import BackboneNotFoundError
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,10 +28,11 @@ def rst_blocks(text: str) -> list[str]:
 
 @pytest.fixture
 def work_folder(tmp_path, monkeypatch):
-    """An empty current folder, no network, and an Ollama server where the client looks for it."""
+    """An empty current folder, a small CLIP, and an Ollama server where the client looks."""
     monkeypatch.chdir(tmp_path)
-    unreachable = BackboneNotFoundError("no network in tests")
-    monkeypatch.setattr(registry, "_find_preferred", lambda cache_dir: unreachable)
+    small = registry._find_local("glyph", registry._EMBEDDED_FILES["glyph"])
+    monkeypatch.setattr(registry, "_find_preferred", lambda cache_dir: small)
+    monkeypatch.setattr(registry, "_loaded", {})
     with OllamaServer() as server:
         monkeypatch.setenv("OLLAMA_HOST", server.host)
         yield tmp_path
@@ -43,21 +45,27 @@ def run(blocks: list[str], origin: str) -> dict:
     return namespace
 
 
-@pytest.mark.filterwarnings("ignore:backbone='auto':UserWarning")
-def test_readme_runs_as_pasted_on_a_folder_of_images(work_folder, capsys):
+def test_readme_runs_as_pasted_on_a_folder_of_images(work_folder, capsys, monkeypatch):
+    few = {"zero-shot": ZeroShotClassifier(), "CAP": CAPClassifier(tuning="adapter")}
+    monkeypatch.setattr("capkit.comparison.protocol.all_methods", lambda: few)
     folder = work_folder / "my_images"
-    folder.mkdir()
     digits = load_digits(split="train")
     for row in np.flatnonzero(digits.target < 3)[:90]:
-        Image.fromarray(digits.images[row]).save(folder / f"{row:04}.jpg")
+        of_class = folder / digits.class_names[digits.target[row]]
+        of_class.mkdir(parents=True, exist_ok=True)
+        for place in (folder, of_class):
+            Image.fromarray(digits.images[row]).save(place / f"{row:04}.jpg")
 
     blocks = markdown_blocks((ROOT / "README.md").read_text())
     namespace = run(blocks, "README.md")
 
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert set(namespace["model"].predict(namespace["images"])) <= set(namespace["names"])
     assert set(namespace["search"].best_params_) == {"tau", "m"}
+    assert set(namespace["comparison"].table["error"]) == {""}
+    assert (work_folder / "comparison.png").exists()
     printed = capsys.readouterr().out
+    assert "| zero-shot |" in printed
     assert all(path.name in printed for path in namespace["images"][:5])
 
 

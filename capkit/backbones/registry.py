@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +53,7 @@ def load_backbone(
         - the path of a local checkpoint (``.safetensors``, ``.pt``, ``.pth``, ``.bin``) with its
           JSON configuration beside it: ``NAME.json`` or ``open_clip_config.json``;
         - ``"glyph"``, the small model of printed characters that comes with capkit;
-        - ``"auto"``: OpenAI's ViT-B/32 where its weights are in the local cache or can be
-          fetched, else ``"glyph"`` with a warning.
+        - ``"auto"``: OpenAI's ViT-B/32, from the local cache or else fetched.
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU.
     cache_dir : path or None, default=None
@@ -88,11 +85,7 @@ def load_backbone(
     with _lock:
         if name != AUTO:
             return _load_named(os.fspath(name), device, cache_dir)
-        preferred = _find_preferred(cache_dir)
-        if isinstance(preferred, BackboneNotFoundError):
-            warnings.warn(_fallback_message(preferred), UserWarning, stacklevel=2)
-            return _load_named(EMBEDDED, device, None)
-        return _load_once((PREFERRED, device), lambda: preferred)
+        return _load_once((PREFERRED, device), lambda: _find_preferred(cache_dir))
 
 
 def load_checked(name: str, *, device: str, check: Callable[[str], None]) -> Backbone:
@@ -391,8 +384,9 @@ def _fetch_weights(
             reason = error
     raise BackboneNotFoundError(
         f"the weights of {name!r} are not in the local cache and could not be fetched: "
-        f"{str(reason).rstrip('.')}. Connect to the network once, pass the path of a checkpoint "
-        f"file, or use the embedded model: backbone={EMBEDDED!r}."
+        f"{str(reason).rstrip('.')}. Connect to the network once, or pass the path of a "
+        f"checkpoint file. (backbone={EMBEDDED!r}, which comes with capkit, reads printed "
+        "characters and knows nothing of photographs.)"
     ) from (reason if isinstance(reason, Exception) else None)
 
 
@@ -430,19 +424,6 @@ def _probe(repository: str, filename: str, result: list[str | None]) -> None:
 # -- "auto"
 
 
-@functools.lru_cache(maxsize=8)
-def _find_preferred(cache_dir: str | None) -> BackboneFiles | BackboneNotFoundError:
-    """Files of the preferred backbone, or why there are none; found out once per process."""
-    try:
-        return _find_pretrained(PREFERRED, cache_dir, patient=False)
-    except BackboneNotFoundError as error:
-        return error
-
-
-def _fallback_message(reason: Exception) -> str:
-    return (
-        f"backbone='auto': {str(reason).partition('. ')[0]}. Using {EMBEDDED!r}, the small model "
-        "of printed characters that comes with capkit: it reads letters and digits and knows "
-        "nothing of photographs, so results on other images mean nothing. Connect to the network "
-        f"once, pass a checkpoint file, or pass backbone={EMBEDDED!r} if this is what you want."
-    )
+def _find_preferred(cache_dir: str | None) -> BackboneFiles:
+    """Files of the preferred backbone; a network that hangs is not waited for."""
+    return _find_pretrained(PREFERRED, cache_dir, patient=False)
