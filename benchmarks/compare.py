@@ -10,7 +10,8 @@ runs what is new. The parts, all of them or those that --parts names:
 peers       Every method in the three paradigms, adapters where something is trained: on the two
             sets that come with capkit, judged on their test images, and on half of each set of
             real features, judged on that half ("adapted") and on the other one ("new").
-prompts     Prompts in place of adapters, on the sets that come with capkit (ul).
+prompt_tuning
+            Prompts in place of adapters, on the sets that come with capkit (ul).
 ablation    CAP as in the paper, and as by default, without one part at a time (ul, adapters).
 longtail    Unequal classes (ul, adapters): the images adapted to are subsampled so that the sizes
             of classes fall geometrically to a 10th, 20th or 50th of the largest, or are all as
@@ -128,10 +129,16 @@ def parts_of_cap(problem):
     return estimators | {"CAP, no training": GaussianTransductionClassifier()}
 
 
-def for_unequal_classes():
-    """The methods that need no label, and CAP that takes classes as equal."""
-    equal = CAPClassifier(tuning=AdapterTuning(), class_prior="equal")
-    methods = all_methods(AdapterTuning()) | {"CAP, classes taken as equal": equal}
+def for_unequal_classes(problem):
+    """The methods that need no label, and CAP that is told how frequent the classes are."""
+    counts = np.bincount(problem.target, minlength=problem.space.n_classes)
+    told = {"tuning": AdapterTuning(), "class_prior": counts / counts.sum()}
+    cap = {
+        "CAP, classes taken as equal": CAPClassifier(tuning=AdapterTuning(), class_prior="equal"),
+        "CAP, told the proportions": CAPClassifier(**told),
+        "CAP (paper), told the proportions": CAPClassifier(pseudo_labels="zero_shot", **told),
+    }
+    methods = all_methods(AdapterTuning()) | cap
     return {name: method for name, method in methods.items() if name != "labels alone"}
 
 
@@ -154,7 +161,7 @@ def run_peers(problems, options):
     }
 
 
-def run_prompts(problems, options):
+def run_prompt_tuning(problems, options):
     problems = {name: each for name, each in problems.items() if each.space.images is not None}
     parameters = {"paradigms": ["ul"], "seeds": range(options.prompt_seeds)}
     methods = {
@@ -178,14 +185,10 @@ def run_longtail(problems, options):
     for name in OF_LONG_TAIL:
         imbalances = QUICK_IMBALANCES if options.quick else IMBALANCES
         for imbalance in imbalances if name in problems else ():
+            parts = [subsample(problems[name], imbalance, s) for s in range(options.seeds)]
             runs = [
-                run(
-                    for_unequal_classes(),
-                    subsample(problems[name], imbalance, seed),
-                    options,
-                    seeds=[seed],
-                )
-                for seed in range(options.seeds)
+                run(for_unequal_classes(part), part, options, seeds=[seed])
+                for seed, part in enumerate(parts)
             ]
             table = pd.concat([part.table for part in runs], ignore_index=True)
             found[f"{name}, {imbalance}"] = Comparison(table)
@@ -209,7 +212,7 @@ def subsample(problem, imbalance, seed):
 
 PARTS = {
     "peers": run_peers,
-    "prompts": run_prompts,
+    "prompt_tuning": run_prompt_tuning,
     "ablation": run_ablation,
     "longtail": run_longtail,
 }
@@ -218,7 +221,7 @@ PARTS = {
 # -- tables and plots
 
 
-def table_of(comparison, measure="score", on="new", decimals=1):
+def table_of(comparison, measure="score", on="new"):
     """Text of mean and deviation, percent: methods by data sets, and the mean of these."""
     table = comparison.table[comparison.table["on"] == on]
     by_set = table.groupby(["method", "data"], sort=False)[measure]
@@ -226,10 +229,11 @@ def table_of(comparison, measure="score", on="new", decimals=1):
         (100 * number).unstack("data", sort=False).loc[comparison.methods]
         for number in (by_set.mean(), by_set.std())
     )
-    cells = means.round(decimals).map("{:.1f}".format)
+    cells = means.map("{:.1f}".format)
     if deviations.notna().any(axis=None):
-        cells = cells + " ± " + deviations.round(decimals).map("{:.1f}".format)
-    return cells.assign(mean=means.mean(axis=1).map("{:.1f}".format))
+        cells = cells + " ± " + deviations.map("{:.1f}".format)
+    mean = means.mean(axis=1, skipna=False).map("{:.1f}".format)
+    return cells.where(means.notna(), "-").assign(mean=mean.replace("nan", "-"))
 
 
 def costs_of(comparison):
@@ -314,6 +318,7 @@ def draw_longtail(table, path):
         "CAP": "#D55E00",
         "CAP, classes taken as equal": "#E69F00",
         "CAP (paper)": "#CC79A7",
+        "CAP (paper), told the proportions": "#56B4E9",
         "Gaussian transduction": "#009E73",
         "zero-shot": "#000000",
     }
@@ -350,7 +355,7 @@ def main():
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.paradigms = 1, ["ul", "ssl"]
-        options.parts = [part for part in options.parts if part != "prompts"]
+        options.parts = [part for part in options.parts if part != "prompt_tuning"]
     for folder in (options.results, options.plots):
         folder.mkdir(parents=True, exist_ok=True)
     # Equal texts, few images: said of these sets elsewhere, and by the other processes too.
