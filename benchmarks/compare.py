@@ -319,6 +319,7 @@ def draw_longtail(table, path):
         "CAP, classes taken as equal": "#E69F00",
         "CAP (paper)": "#CC79A7",
         "CAP (paper), told the proportions": "#56B4E9",
+        "CAP, told the proportions": "#0072B2",
         "Gaussian transduction": "#009E73",
         "zero-shot": "#000000",
     }
