@@ -12,6 +12,10 @@ from torchvision.transforms import Compose
 
 __all__ = ["Preprocessing"]
 
+# Where the shorter side is resized to the model's size and the middle kept, nothing that lies as
+# many times that side from it is: an image of 20,000 x 1 pixels would be resized to a gigabyte.
+_FARTHEST = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -60,5 +64,17 @@ class Preprocessing:
         ndarray of shape (S, S, 3), dtype uint8
         """
         if image.size != (self.image_size, self.image_size):
+            if self.config.resize_mode == "shortest":
+                image = _without_far_ends(image)
             image = self._resize_and_crop(image)
         return np.asarray(image)
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is much longer than wide, or wider than long."""
+    half = _FARTHEST * min(image.size)
+    cut = [max(0, side // 2 - half) for side in image.size]
+    if not any(cut):
+        return image
+    left, top = cut
+    return image.crop((left, top, image.width - left, image.height - top))
