@@ -208,6 +208,7 @@ def _check_contents(arrays: Mapping[str, np.ndarray], n_classes: int, logit_scal
         _check_range(name, arrays[name], -1, n_classes - 1)
     _check_lengths(arrays, "main_labels_", "pseudo_labels_")
     _check_range("mismatched_", arrays["mismatched_"], 0, n_classes - 1)
+    _check_ascending("mismatched_", arrays["mismatched_"], strictly=True)
     if arrays.get("weights.visual_prompts", np.empty(1)).size == 0:
         raise ValueError("weights.visual_prompts is empty.")
     if "prior.keys" not in arrays:
@@ -218,7 +219,9 @@ def _check_contents(arrays: Mapping[str, np.ndarray], n_classes: int, logit_scal
         raise ValueError(
             f"expected prior.own_share of shape {shapes[0]}, the file has {shapes[1]}."
         )
+    _check_ascending("prior.keys", arrays["prior.keys"])  # of images, two of which may be equal
     _check_range("prior.mismatched", arrays["prior.mismatched"], 0, n_classes - 1)
+    _check_ascending("prior.mismatched", arrays["prior.mismatched"], strictly=True)
     _check_range("prior.own_classes", arrays["prior.own_classes"], 0, n_classes - 1)
     _check_range("prior.own_share", arrays["prior.own_share"], 0, math.inf)
     _check_range("prior.mean_variance", arrays["prior.mean_variance"], 0, math.inf)
@@ -231,6 +234,12 @@ def _check_range(name: str, array: np.ndarray, least: float, most: float) -> Non
     outside = array[(array < least) | (array > most)]
     if outside.size:
         raise ValueError(f"expected {name} in [{least}, {most}], the file has {outside[0]}.")
+
+
+def _check_ascending(name: str, array: np.ndarray, *, strictly: bool = False) -> None:
+    before, after = array[:-1], array[1:]
+    if not (after > before if strictly else after >= before).all():
+        raise ValueError(f"expected {name} in ascending order, the file has another one.")
 
 
 def _check_lengths(arrays: Mapping[str, np.ndarray], first: str, second: str) -> None:

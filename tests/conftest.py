@@ -1,7 +1,5 @@
 """Fixtures that several test modules share."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,35 +9,13 @@ from PIL import Image
 # The models here are tiny: more threads would spend their time waiting for each other.
 torch.set_num_threads(1)
 
-RANDOM_CLIP = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
-    "text_cfg": {
-        "context_length": 32,
-        "vocab_size": 49408,
-        "width": 32,
-        "heads": 2,
-        "layers": 3,
-    },
-}
-
 
 @pytest.fixture(scope="session")
 def random_backbone(tmp_path_factory) -> str:
     """Path of a tiny, randomly initialised CLIP, which every ``backbone=`` parameter takes."""
-    from open_clip.model import CLIP
+    from tiny_models import save_random_clip
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIP(**RANDOM_CLIP)
-    folder = tmp_path_factory.mktemp("random_backbone")
-    config = {
-        "model_cfg": RANDOM_CLIP,
-        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-    }
-    (folder / "random.json").write_text(json.dumps(config))
-    torch.save(model.state_dict(), folder / "random.pt")
-    return str(folder / "random.pt")
+    return str(save_random_clip(tmp_path_factory.mktemp("random_backbone")))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+from pathlib import Path
 
 import torch
 from open_clip.coca_model import CoCa
@@ -18,6 +20,33 @@ VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "head_wid
 TEXT = {"context_length": CONTEXT_LENGTH, "width": 24, "heads": 2, "layers": 3}
 TIMM = {"image_size": 224, "timm_pool": "avg", "timm_proj": "linear"}
 DECODER = {"context_length": CONTEXT_LENGTH, "width": 24, "heads": 2, "layers": 1}
+
+#: Model and preprocessing of :func:`save_random_clip`.
+RANDOM_CLIP = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 49408,
+        "width": 32,
+        "heads": 2,
+        "layers": 3,
+    },
+}
+
+
+def save_random_clip(folder: Path) -> Path:
+    """Write a tiny, randomly initialised CLIP as ``random.pt`` with its ``random.json``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIP(**RANDOM_CLIP)
+    config = {
+        "model_cfg": RANDOM_CLIP,
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    }
+    (folder / "random.json").write_text(json.dumps(config))
+    torch.save(model.state_dict(), folder / "random.pt")
+    return folder / "random.pt"
 
 
 def _clip(vision=(), text=(), kind=CLIP, **arguments):

@@ -21,6 +21,7 @@ __all__ = ["Answer", "Question", "make_folder", "read_answer", "remove_remnants"
 logger = logging.getLogger(__name__)
 
 _MAX_ENTRY_BYTES = 4 * 2**20  # as much as an answer of a server can have
+_CHECKSUM_KEY = "checksum"
 _REMNANT_SECONDS = 3600.0  # writing an answer takes a fraction of one
 
 
@@ -163,6 +164,8 @@ def _parse(content: bytes, question: Question) -> Answer:
             raise ValueError(
                 f"expected an answer for {name} {expected!r:.80}, got {record.get(name)!r:.80}"
             )
+    if record.pop(_CHECKSUM_KEY, None) != _checksum(record):
+        raise ValueError("its content is not what was written")
     digest = record.get("digest")
     if not isinstance(digest, str):
         raise ValueError(f"expected a str as digest, got {type(digest).__name__}")
@@ -186,6 +189,7 @@ def write_answer(folder: Path, question: Question, answer: Answer) -> None:
     """
     path = _path(folder, question)
     record = question.identity() | dataclasses.asdict(answer)
+    record[_CHECKSUM_KEY] = _checksum(record)
     try:
         write_atomically(path, json.dumps(record, ensure_ascii=False, indent=2).encode())
     except OSError as error:
@@ -207,6 +211,12 @@ def remove_remnants(folder: Path) -> None:
         with contextlib.suppress(OSError):  # gone in the meantime, or not ours to remove
             if partial.stat().st_mtime < latest:
                 partial.unlink()
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    """Of all that an entry says, so that no flipped bit passes for the model's words."""
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _path(folder: Path, question: Question) -> Path:
