@@ -21,6 +21,7 @@ from capkit.describers import (
     save_descriptions,
 )
 from capkit.describers import ollama as ollama_module
+from capkit.describers.answers import _checksum
 from capkit.exceptions import (
     CacheError,
     ClassNamesError,
@@ -219,10 +220,21 @@ def test_a_damaged_file_is_asked_for_again_and_mended(server, tmp_path, caplog, 
 def test_an_entry_for_something_else_is_not_used(server, tmp_path, caplog, field, value):
     expected = OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
     (path,) = (tmp_path / "descriptions").iterdir()
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    record = json.loads(path.read_text()) | {field: value}
+    del record["checksum"]
+    path.write_text(json.dumps(record | {"checksum": _checksum(record)}))
     assert OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2) == expected
     assert len(server.questions) == 2
     assert field in caplog.text
+
+
+def test_an_entry_of_which_a_letter_has_changed_is_asked_for_again(server, tmp_path, caplog):
+    expected = OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2)
+    (path,) = (tmp_path / "descriptions").iterdir()
+    path.write_text(path.read_text().replace("seen from side 1", "seen from side 7"))
+    assert OllamaDescriber(host=server.host, cache_dir=tmp_path)("river", 2) == expected
+    assert len(server.questions) == 2
+    assert "not what was written" in caplog.text
 
 
 def test_an_entry_under_another_s_name_is_not_used(server, tmp_path, caplog):
