@@ -84,4 +84,5 @@ def _kill_once_begun(command: list[str], place: Path, seconds: float) -> None:
         time.sleep(0.005)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    if process.wait() != -signal.SIGKILL:
+        raise WrongResult("it came to its end before it could be killed")
