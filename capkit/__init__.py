@@ -23,13 +23,17 @@ _NAMES = {
 _MODULES = (
     "backbones",
     "baselines",
+    "commands",
     "comparison",
     "datasets",
     "describers",
     "exceptions",
+    "image_files",
     "inspection",
+    "labels",
     "metrics",
     "model_selection",
+    "report",
     "tuning",
 )
 
@@ -46,27 +50,35 @@ __all__ = [
     "__version__",
     "backbones",
     "baselines",
+    "commands",
     "compare",
     "comparison",
     "datasets",
     "describers",
     "exceptions",
+    "image_files",
     "inspection",
+    "labels",
     "metrics",
     "model_selection",
+    "report",
     "tuning",
 ]
 
 if TYPE_CHECKING:
     import capkit.backbones as backbones
     import capkit.baselines as baselines
+    import capkit.commands as commands
     import capkit.comparison as comparison
     import capkit.datasets as datasets
     import capkit.describers as describers
     import capkit.exceptions as exceptions
+    import capkit.image_files as image_files
     import capkit.inspection as inspection
+    import capkit.labels as labels
     import capkit.metrics as metrics
     import capkit.model_selection as model_selection
+    import capkit.report as report
     import capkit.tuning as tuning
     from capkit.alignment import ConceptAligner
     from capkit.classifier import CAPClassifier

@@ -20,6 +20,7 @@ from capkit._validation import is_unlabeled
 from capkit.exceptions import LabelError
 
 __all__ = [
+    "expected_confusions",
     "get_scorer",
     "get_scorer_names",
     "harmonic_mean_score",
@@ -192,6 +193,38 @@ def infomax_score(probabilities: np.ndarray) -> float:
     mean_of = entr(probabilities).sum(axis=1).mean()
     # Rounding may leave a trace outside of the range that the quotient has.
     return float(np.clip((of_mean - mean_of) / np.log(probabilities.shape[1]), 0.0, 1.0))
+
+
+def expected_confusions(probabilities: np.ndarray) -> np.ndarray:
+    """How many images may be confused between each two classes, as far as probabilities tell.
+
+    Of each image, the probability that it belongs to the one class times that it belongs to the
+    other, summed over the images. Needs no label.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_images, n_classes)
+        Rows sum to 1.
+
+    Returns
+    -------
+    ndarray of shape (n_classes, n_classes), dtype float64
+        Symmetric, with zeros on the diagonal. Two images that are as likely of one class as of
+        another count for half an image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.metrics import expected_confusions
+    >>> expected_confusions(np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+    array([[0. , 0.5, 0. ],
+           [0.5, 0. , 0. ],
+           [0. , 0. , 0. ]])
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    confusions = probabilities.T @ probabilities
+    np.fill_diagonal(confusions, 0.0)
+    return confusions
 
 
 # -- scorers

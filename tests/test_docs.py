@@ -1,18 +1,23 @@
 """The code in the README and in the user guide runs as pasted."""
 
+import csv
 import re
+import shlex
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from ollama_server import OllamaServer
 from PIL import Image
 
 from capkit import CAPClassifier
 from capkit.backbones import registry
 from capkit.baselines import ZeroShotClassifier
+from capkit.cli import main
 from capkit.datasets import load_digits
+from capkit.image_files import find_images
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,21 +50,25 @@ def run(blocks: list[str], origin: str) -> dict:
     return namespace
 
 
+def write_digits(folder: Path, *, of_class: bool = False) -> None:
+    digits = load_digits(split="train")
+    for row in np.flatnonzero(digits.target < 3)[:90]:
+        place = folder / digits.class_names[digits.target[row]] if of_class else folder
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[row]).save(place / f"{row:04}.JPG")
+
+
 def test_readme_runs_as_pasted_on_a_folder_of_images(work_folder, capsys, monkeypatch):
     few = {"zero-shot": ZeroShotClassifier(), "CAP": CAPClassifier(tuning="adapter")}
     monkeypatch.setattr("capkit.comparison.protocol.all_methods", lambda: few)
-    folder = work_folder / "my_images"
-    digits = load_digits(split="train")
-    for row in np.flatnonzero(digits.target < 3)[:90]:
-        of_class = folder / digits.class_names[digits.target[row]]
-        of_class.mkdir(parents=True, exist_ok=True)
-        for place in (folder, of_class):
-            Image.fromarray(digits.images[row]).save(place / f"{row:04}.jpg")
+    write_digits(work_folder / "my_images")
+    write_digits(work_folder / "known_images", of_class=True)
 
     blocks = markdown_blocks((ROOT / "README.md").read_text())
     namespace = run(blocks, "README.md")
 
     assert len(blocks) == 4
+    assert len(namespace["images"]) == 90
     assert set(namespace["model"].predict(namespace["images"])) <= set(namespace["names"])
     assert set(namespace["search"].best_params_) == {"tau", "m"}
     assert set(namespace["comparison"].table["error"]) == {""}
@@ -67,6 +76,34 @@ def test_readme_runs_as_pasted_on_a_folder_of_images(work_folder, capsys, monkey
     printed = capsys.readouterr().out
     assert "| zero-shot |" in printed
     assert all(path.name in printed for path in namespace["images"][:5])
+
+
+def commands(text: str) -> list[list[str]]:
+    """Calls of capkit in the console blocks, and in the code of sentences, of the README."""
+    text = re.sub(r"\s*\n\s*", " ", text.split("## In Python")[0])
+    found = re.findall(
+        r"capkit (?:label|predict) [^`]*?--out \S+?\.csv(?: --labels \S+?\.csv)?", text
+    )
+    return [shlex.split(line)[1:] for line in dict.fromkeys(found)]
+
+
+def test_first_screen_of_the_readme_runs_as_pasted(work_folder):
+    write_digits(work_folder / "photos")
+    write_digits(work_folder / "new_photos")
+    (work_folder / "names.txt").write_text("zero\none\ntwo\n")
+    (work_folder / "corrections.csv").write_text(
+        "path,label\n" + "".join(f"{path.name},one\n" for path in find_images("photos").paths[:2])
+    )
+    lines = commands((ROOT / "README.md").read_text())
+    assert [line[0] for line in lines] == ["label", "label", "predict"]
+    for line in lines:
+        result = CliRunner().invoke(main, [*line, "--quiet", "--no-cache"])
+        assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((work_folder / "labels.csv").open()))
+    assert len(rows) == 90 and [row["label"] for row in rows[:2]] == ["one", "one"]
+    assert {"labels.html", "labels.capkit", "new_labels.csv"} <= {
+        path.name for path in work_folder.iterdir()
+    }
 
 
 def test_user_guide_runs_as_pasted(work_folder):

@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_
 
 from capkit.exceptions import LabelError
 from capkit.metrics import (
+    expected_confusions,
     get_scorer,
     get_scorer_names,
     harmonic_mean_score,
@@ -230,3 +231,13 @@ def test_every_name_gives_a_scorer():
     for name in get_scorer_names():
         parameters = {"seen_classes": [0]} if name == "harmonic_mean" else {}
         assert callable(get_scorer(name, **parameters))
+
+
+def test_expected_confusions_by_hand():
+    probabilities = np.array([[0.5, 0.5, 0.0], [0.2, 0.6, 0.2]])
+    expected = [[0, 0.37, 0.04], [0.37, 0, 0.12], [0.04, 0.12, 0]]
+    np.testing.assert_allclose(expected_confusions(probabilities), expected)
+
+
+def test_sure_predictions_expect_no_confusion():
+    assert not expected_confusions(np.eye(4)[[0, 1, 3, 3]]).any()

@@ -18,6 +18,7 @@ MODULES = [name for name in capkit.__all__ if inspect.ismodule(getattr(capkit, n
 FUNCTION_MODULES = [
     "alignment",
     "descriptions",
+    "doubts",
     "gaussians",
     "guard",
     "margins",

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from capkit.backbones.backbone import Backbone
     from capkit.backbones.loading import BackboneFiles
 
-__all__ = ["is_path", "list_backbones", "load_backbone", "load_checked", "resolve_device"]
+__all__ = [
+    "is_cached",
+    "is_path",
+    "list_backbones",
+    "load_backbone",
+    "load_checked",
+    "resolve_device",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +176,27 @@ def resolve_device(device: str | torch.device) -> torch.device:
             "Pass device='auto' to use what is there."
         ) from error
     return resolved
+
+
+def is_cached(name: str) -> bool:
+    """Whether the weights of a pretrained model are on this disk; nothing is fetched or loaded.
+
+    Parameters
+    ----------
+    name : str
+        ``"MODEL/TAG"``.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If open_clip knows no such model.
+    """
+    _, tag_cfg = _pretrained_config(_pretrained_name(name))
+    return _cached_weights(tag_cfg, None) is not None
 
 
 def is_path(name: str | None) -> bool:

@@ -17,13 +17,14 @@ from sklearn.utils.validation import check_memory
 from tqdm import tqdm
 
 import capkit
+from capkit._optional import require
 from capkit._validation import UNLABELED, LabelCodec, resolve_class_names
 from capkit.backbones.registry import resolve_device
 from capkit.base import check_concept_space, check_images, expected_n_labels, labels_of_rows
 from capkit.baselines import ZeroShotClassifier
 from capkit.comparison.methods import all_methods
 from capkit.comparison.run import Problem, attempt, needs_labels, prepare, run
-from capkit.comparison.table import COLUMNS, MEASURES, Comparison, require
+from capkit.comparison.table import COLUMNS, MEASURES, Comparison
 from capkit.encoder import CLIPEncoder
 from capkit.exceptions import ClassNamesError, LabelError
 from capkit.images import ImageSource
@@ -147,7 +148,7 @@ def compare(
     | zero-shot |          85.8 |      81.7 |
     | Gauss     |      **93.5** |  **93.2** |
     """
-    require("capkit.compare", "pandas", "psutil")
+    require("capkit.compare", "compare", "pandas", "psutil")
     methods = all_methods() if estimators is None else _check_estimators(estimators)
     paradigms, seeds = _check_paradigms(paradigms), _check_seeds(seeds)
     pairs = _pairs_to_run(methods, paradigms)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capkit._optional import require
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMNS", "MEASURES", "Comparison", "require"]
+__all__ = ["COLUMNS", "MEASURES", "Comparison"]
 
 # Of each measure whether more of it is better.
 MEASURES = {
@@ -219,7 +220,7 @@ class Comparison:
         ImportError
             If tabulate is missing.
         """
-        require("Comparison.to_markdown", "tabulate")
+        require("Comparison.to_markdown", "compare", "tabulate")
         import pandas as pd
 
         measures = [measure] if isinstance(measure, str) else list(measure)
@@ -261,7 +262,7 @@ class Comparison:
         ImportError
             If matplotlib is missing.
         """
-        require("Comparison.plot", "matplotlib")
+        require("Comparison.plot", "compare", "matplotlib")
         from capkit.comparison.plot import draw
 
         kinds = list(dict.fromkeys(self.table["on"]))
@@ -317,35 +318,11 @@ class Comparison:
         -------
         Comparison
         """
-        require("Comparison.from_csv", "pandas")
+        require("Comparison.from_csv", "compare", "pandas")
         import pandas as pd
 
         missing = {name: [""] for name in MEASURES}  # elsewhere an empty text is a text
         return cls(pd.read_csv(path, keep_default_na=False, na_values=missing))
-
-
-def require(owner: str, *packages: str) -> None:
-    """Raise where a package of the extra ``compare`` is missing.
-
-    Parameters
-    ----------
-    owner : str
-        What needs it.
-    *packages : str
-
-    Raises
-    ------
-    ImportError
-        That says how to install it.
-    """
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"{owner} requires {package}. You can install it with `python -m pip install "
-                '"capkit-clip[compare]"`.'
-            ) from error
 
 
 def _letters(name: str) -> str:

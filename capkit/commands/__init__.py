@@ -1,0 +1,21 @@
+"""What the command line does, a function for each command, for those who write Python."""
+
+from capkit.commands.compare import compare_folder
+from capkit.commands.demo import Demo, run_demo
+from capkit.commands.info import describe_installation
+from capkit.commands.inspect import Inspection, inspect_folder
+from capkit.commands.label import Labeling, label_folder
+from capkit.commands.predict import Prediction, predict_folder
+
+__all__ = [
+    "Demo",
+    "Inspection",
+    "Labeling",
+    "Prediction",
+    "compare_folder",
+    "describe_installation",
+    "inspect_folder",
+    "label_folder",
+    "predict_folder",
+    "run_demo",
+]

@@ -1,0 +1,94 @@
+"""Why the label of an image may be wrong, in words that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from capkit._validation import UNLABELED
+
+__all__ = ["reasons_for_doubt"]
+
+# Probability of the label below which no class fits well, and lead over the runner-up below which
+# two classes fit about equally.
+_WEAK, _CLOSE = 0.5, 0.25
+# Probability with which another class has to be predicted before a given label is doubted.
+_SURE = 0.9
+# Similarity to the nearest class name that is far below that of other images: so many
+# interquartile ranges below the lower quartile, told from this number of images on.
+_FAR, _FEWEST_IMAGES = 0.5, 20
+
+
+def reasons_for_doubt(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    zero_shot: np.ndarray | None = None,
+    known: np.ndarray | None = None,
+    similarity: np.ndarray | None = None,
+) -> list[str]:
+    """For each image, what speaks against its label.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_images, n_classes)
+        Columns in the order of `class_names`; rows sum to 1.
+    labels : ndarray of shape (n_images,), int
+        Indices into `class_names`: what the images are labeled as in the end.
+    class_names : sequence of str
+    zero_shot : ndarray of shape (n_images,), int, or None, default=None
+        Labels by the class names alone; None says nothing of them.
+    known : ndarray of shape (n_images,), int, or None, default=None
+        Labels that a person gave, -1 where there is none. They are only doubted where the model
+        is sure of another class.
+    similarity : ndarray of shape (n_images,) or None, default=None
+        Of each image with the class name that it is most similar to. An image of no class is
+        often told by it, as probabilities are among the classes alone; None says nothing of it.
+
+    Returns
+    -------
+    list of str
+        Of length n_images: reasons joined by "; ", or "" where there is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.doubts import reasons_for_doubt
+    >>> probabilities = np.array([[0.95, 0.05], [0.45, 0.55]])
+    >>> reasons_for_doubt(probabilities, np.array([0, 1]), class_names=["cat", "dog"])
+    ['', 'may be cat as well (45%)']
+    """
+    rows = np.arange(len(labels))
+    own = probabilities[rows, labels]
+    others = probabilities.copy()
+    others[rows, labels] = -1.0
+    runner_up = others.argmax(axis=1)
+    lead = own - others[rows, runner_up]
+    strange = _far_below_others(similarity, len(labels))
+    reasons = []
+    for row, label in enumerate(labels.tolist()):
+        other = class_names[runner_up[row]]
+        if known is not None and known[row] != UNLABELED:
+            doubted = probabilities[row, runner_up[row]] >= _SURE
+            reasons.append(f"labeled by hand, but looks like {other}" if doubted else "")
+            continue
+        found = []
+        if lead[row] < _CLOSE:
+            found.append(f"may be {other} as well ({probabilities[row, runner_up[row]]:.0%})")
+        elif own[row] < _WEAK:
+            found.append(f"no class fits well (the best {own[row]:.0%})")
+        if zero_shot is not None and zero_shot[row] != label:
+            found.append(f"{class_names[zero_shot[row]]} by the names alone")
+        if strange[row]:
+            found.append("may be of no class")
+        reasons.append("; ".join(found))
+    return reasons
+
+
+def _far_below_others(similarity: np.ndarray | None, n_images: int) -> np.ndarray:
+    if similarity is None or n_images < _FEWEST_IMAGES:
+        return np.zeros(n_images, dtype=bool)
+    lower, upper = np.percentile(similarity, [25, 75])
+    return similarity < lower - _FAR * (upper - lower)

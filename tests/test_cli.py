@@ -1,0 +1,211 @@
+"""The command line as a user meets it: output, files, errors in one line, exit codes."""
+
+import csv
+import subprocess
+import sys
+import warnings
+
+import pytest
+from click.testing import CliRunner
+from photo_folders import NAMES, write_class_folders, write_names, write_photos
+
+import capkit
+from capkit.cli import main
+from capkit.exceptions import TrainingInterrupted
+
+GLYPH = ["--backbone", "glyph", "--no-cache", "--quiet"]
+COMMANDS = ["label", "predict", "inspect", "compare", "demo", "info"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    write_photos(folder / "photos")
+    write_names(folder / "names.txt")
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def label(folder, out, *more):
+    names = folder / "names.txt"
+    return run("label", folder / "photos", "--classes", names, "--out", out, *GLYPH, *more)
+
+
+def test_labeling_prints_what_it_did_and_where_it_is(folder, tmp_path):
+    result = label(folder, tmp_path / "labels.csv", "--tuning", "adapter")
+    assert result.exit_code == 0, result.output
+    assert "36 images labeled" in result.stdout
+    assert "labels differ from those that the class names alone give" in " ".join(
+        result.stdout.split()
+    )
+    for name in ("labels.csv", "labels.html", "labels.capkit"):
+        assert str(tmp_path / name) in result.stdout
+        assert (tmp_path / name).exists()
+    assert result.stderr == ""
+
+
+def test_the_next_command_takes_what_the_first_wrote(folder, tmp_path):
+    options = ["--tuning", "adapter", "--no-report"]
+    assert label(folder, tmp_path / "labels.csv", *options).exit_code == 0
+    assert not (tmp_path / "labels.html").exists()
+    model = tmp_path / "labels.capkit"
+    result = run(
+        "predict", model, folder / "photos", "--out", tmp_path / "new.csv", "--no-cache", "--quiet"
+    )
+    assert result.exit_code == 0, result.output
+    first, second = (
+        [row["label"] for row in csv.DictReader((tmp_path / name).open())]
+        for name in ("labels.csv", "new.csv")
+    )
+    assert first == second
+
+
+def test_unreadable_files_are_named_and_give_an_exit_code_of_their_own(folder, tmp_path):
+    write_photos(tmp_path / "photos", n_each=4)
+    for number in range(7):
+        (tmp_path / "photos" / f"broken{number}.jpg").write_bytes(b"no image")
+    (tmp_path / "photos" / "film.mov").touch()
+    write_names(tmp_path / "names.txt")
+    result = run("inspect", tmp_path / "photos", "--classes", tmp_path / "names.txt", *GLYPH)
+    assert result.exit_code == 3
+    assert "7 images could not be read" in result.stderr
+    assert "broken0.jpg: expected a file of a format" in result.stderr
+    assert "and 2 more" in result.stderr
+    assert "1 .mov" in result.stderr
+
+
+def test_inspecting_shows_each_class(folder, tmp_path):
+    page = tmp_path / "look.html"
+    result = run(
+        "inspect", folder / "photos", "--classes", folder / "names.txt", "--report", page, *GLYPH
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["class", "images", "mean", "confidence"]
+    assert [line.split()[0] for line in lines[1:4]] == list(NAMES)
+    assert sum(int(line.split()[1]) for line in lines[1:4]) == 36
+    assert page.exists()
+
+
+def test_comparing_prints_a_table_of_the_chosen_methods(tmp_path):
+    write_class_folders(tmp_path / "known")
+    result = run(
+        "compare", tmp_path / "known", "--method", "zero-shot", "--seeds", 1,
+        *GLYPH,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "| zero-shot |" in result.stdout
+    assert "| CAP |" not in result.stdout
+    unknown = run("compare", tmp_path / "known", "--method", "magic", *GLYPH)
+    assert unknown.exit_code == 2 and "none of: zero-shot, labels alone" in unknown.stderr
+
+
+def test_info_starts_with_the_version():
+    result = run("info")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("capkit") and capkit.__version__ in result.stdout
+
+
+# -- what goes wrong
+
+
+def test_an_error_is_one_line_that_says_what_to_do(folder, tmp_path):
+    (tmp_path / "names.txt").write_text("zero\nzero\n")
+    result = run(
+        "label", folder / "photos", "--classes", tmp_path / "names.txt",
+        "--out", tmp_path / "labels.csv", *GLYPH,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: ") and "zero" in result.stderr
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_traceback_shows_where_an_error_comes_from(folder, tmp_path):
+    (tmp_path / "names.txt").write_text("zero\nzero\n")
+    result = run(
+        "--traceback", "label", folder / "photos", "--classes", tmp_path / "names.txt",
+        "--out", tmp_path / "labels.csv", *GLYPH,
+    )  # fmt: skip
+    assert isinstance(result.exception, capkit.exceptions.ClassNamesError)
+
+
+def test_a_backbone_that_is_not_there_is_one_line(folder, tmp_path):
+    names = folder / "names.txt"
+    result = run(
+        "label", folder / "photos", "--classes", names, "--out", tmp_path / "labels.csv",
+        "--backbone", "ViT-B-33/openai", "--no-cache",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "Did you mean 'ViT-B-32/openai'" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--report", "a.html", "--no-report"], "--report and --no-report"),
+        (["--model", "a.capkit", "--no-model"], "--model and --no-model"),
+        (["--cache", "cache", "--no-cache"], "--cache and --no-cache"),
+        (["--ollama", "llama3.2", "--descriptions", __file__], "--descriptions and --ollama"),
+        (["--paradigm", "supervised"], "'supervised' is not one of"),
+        (["--labels", "nowhere.csv"], "does not exist"),
+    ],
+)
+def test_arguments_that_cannot_be_are_a_usage_error(folder, tmp_path, options, said):
+    result = label(folder, tmp_path / "labels.csv", *options)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_an_interrupt_has_its_own_exit_code(folder, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise TrainingInterrupted("fit was interrupted: this CAPClassifier is not fitted.")
+
+    monkeypatch.setattr("capkit.classifier.CAPClassifier.fit", interrupt)
+    result = label(folder, tmp_path / "labels.csv")
+    assert result.exit_code == 130
+    assert result.stderr == "Interrupted. fit was interrupted: this CAPClassifier is not fitted.\n"
+
+
+def test_a_warning_is_one_line(monkeypatch):
+    def describe():
+        warnings.warn("two\nlines", UserWarning, stacklevel=1)
+        return {"a": "b"}
+
+    monkeypatch.setattr("capkit.commands.describe_installation", describe)
+    assert run("info").stderr == "Warning: two lines\n"
+
+
+# -- help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_with_an_example(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    if command != "info":
+        assert f"  capkit {command}" in result.stdout
+        assert "Exit codes: 0 done" in result.stdout
+
+
+def test_help_lists_the_commands_in_the_order_of_their_use_without_loading_torch():
+    code = "import sys; from capkit.cli import main; main(['--help'], standalone_mode=False); "
+    code += "print('torch' in sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    listed = [line.split()[0] for line in output.partition("Commands:")[2].splitlines()[1:7]]
+    assert listed == COMMANDS
+    assert output.endswith("False\n")
+
+
+def test_python_m_capkit_is_the_command():
+    output = subprocess.run(
+        [sys.executable, "-m", "capkit", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert output == f"capkit, version {capkit.__version__}\n"
