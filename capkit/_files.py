@@ -30,7 +30,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     Raises
     ------
     OSError
-        If it cannot be written; a file that stood there is left as it was.
+        If it cannot be written; it names `path`, and a file that stood there is left as it was.
     """
     path = Path(path)
     # In the same folder, since replacing a file is atomic only within one file system.
@@ -43,10 +43,14 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
             os.fsync(stream.fileno())
         _delete_abandoned(path, partial)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise
+        if not isinstance(error, OSError):
+            raise
+        # Of a full disk the system names no file, and else one that the user does not know.
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, os.fspath(path)) from error
 
 
 def _delete_abandoned(path: Path, partial: Path) -> None:

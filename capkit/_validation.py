@@ -132,7 +132,9 @@ def resolve_class_names(
 
 
 def check_ordered(names: object) -> None:
-    """Refuse class names of no order: a set has another one each time Python starts.
+    """Refuse class names that come in no order, or that are no sequence of names at all.
+
+    A set has another order each time Python starts.
 
     Parameters
     ----------
@@ -141,13 +143,25 @@ def check_ordered(names: object) -> None:
     Raises
     ------
     ClassNamesError
-        If they are a set, or a view that is one, such as the keys of a dictionary.
+        If they are a set, or a view that is one, such as the keys of a dictionary; a single
+        text, a mapping, or an array or table of no or two dimensions.
     """
     if isinstance(names, Set):
         raise ClassNamesError(
             "expected class_names as a sequence, whose order is that of the classes, got "
             f"{type(names).__name__}: a set has no order. Pass a list, such as "
             "sorted(class_names)."
+        )
+    n_dimensions = getattr(names, "ndim", 1)
+    if n_dimensions != 1:
+        raise ClassNamesError(
+            f"expected class_names as a sequence of str, got {type(names).__name__} of "
+            f"{n_dimensions} dimensions: {names!r:.80}. Pass a list of the names of all classes."
+        )
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise ClassNamesError(
+            f"expected class_names as a sequence of str, got {type(names).__name__}: "
+            f"{names!r:.80}. Pass a list of the names of all classes."
         )
 
 
@@ -172,10 +186,6 @@ def first_unwritable(texts: Sequence[str]) -> int | None:
 
 def _as_names(names: Iterable[str], *, check: bool = True) -> tuple[str, ...]:
     check_ordered(names)
-    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
-        raise ClassNamesError(
-            f"expected class_names as a sequence of str, got {type(names).__name__}: {names!r:.80}"
-        )
     names = tuple(names)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
@@ -283,16 +293,17 @@ class LabelCodec:
         Raises
         ------
         LabelError
-            If the length is wrong, names and indices are mixed, an index is none into
-            `class_names`, or indices cannot be told from the positions that scikit-learn passes
-            in place of labels: predictions would then be read as other classes.
+            If the length is wrong, names and indices are mixed, a label is no class, or indices
+            cannot be told from the positions that scikit-learn passes in place of labels:
+            predictions would then be read as other classes.
         """
         if y is None:
             return cls(class_names)
         labels = _label_list(y, n_images)
         codec = cls(class_names, _kind_of(labels) or "name")
+        indices = codec.encode(labels)
         if codec.kind == "index":
-            _check_not_positions(codec.encode(labels), class_names)
+            _check_not_positions(indices, class_names)
         return codec
 
     @property
@@ -331,7 +342,7 @@ class LabelCodec:
         for row, label in enumerate(_label_list(y)):
             if is_unlabeled(label):
                 indices[row] = UNLABELED
-            elif self.kind == "name" and label in position:
+            elif self.kind == "name" and isinstance(label, str) and label in position:
                 indices[row] = position[label]
             elif self.kind == "index" and _is_index(label) and 0 <= label < n_classes:
                 indices[row] = int(label)
@@ -443,8 +454,10 @@ def _check_not_positions(indices: np.ndarray, class_names: tuple[str, ...]) -> N
 
 def _label_list(y: Sequence, n_images: int | None = None) -> list:
     is_sequence = hasattr(y, "__len__") or hasattr(y, "__array__")
-    if isinstance(y, (str, bytes)) or not is_sequence:
-        raise LabelError(f"expected y as a sequence of labels, got {y!r:.80}.")
+    if isinstance(y, (str, bytes, Set, Mapping, type)) or not is_sequence:
+        raise LabelError(
+            f"expected y as a sequence of labels in the order of the images, got {y!r:.80}."
+        )
     array = np.asarray(y) if hasattr(y, "__array__") else None
     if array is not None and array.ndim == 2 and array.shape[1] == 1:
         array = column_or_1d(array, warn=True)

@@ -14,7 +14,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from capkit._arrays import unit_rows
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
-from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
+from capkit.base import (
+    ConceptStage,
+    check_concept_space,
+    check_fitted_classes,
+    check_fitted_width,
+)
 from capkit.descriptions import (
     choose_descriptions,
     doubt_of_text,
@@ -345,10 +350,18 @@ class ConceptAligner(ConceptStage):
         -------
         ConceptSpace
             With an :class:`~capkit.space.AlignmentResult`.
+
+        Raises
+        ------
+        ValueError
+            If its classes or its width are others than those of the fit.
+        BackboneMismatchError
+            If it was made by another backbone.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
         check_fitted_classes(space, self, self.class_names_)
+        check_fitted_width(space, self, self.n_features_in_)
         check_same_backbone(
             space.backbone_id, self._backbone_id, name=space.backbone, owner=type(self).__name__
         )

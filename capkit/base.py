@@ -15,6 +15,7 @@ __all__ = [
     "ConceptStage",
     "check_concept_space",
     "check_fitted_classes",
+    "check_fitted_width",
     "check_images",
     "expected_n_labels",
     "labels_of_rows",
@@ -108,6 +109,30 @@ def check_fitted_classes(space: ConceptSpace, owner: object, class_names: tuple[
             f"{type(owner).__name__} was fitted on the {len(class_names)} classes "
             f"{class_names!r:.80}, got {space.n_classes}: {space.class_names!r:.80}. Fit it "
             "again, or give CLIPEncoder the same class_names in the same order."
+        )
+
+
+def check_fitted_width(space: ConceptSpace, owner: object, n_features: int) -> None:
+    """Refuse a space of another width than that which a stage was fitted on.
+
+    Parameters
+    ----------
+    space : ConceptSpace
+    owner : object
+        The fitted stage; its class is named in the message.
+    n_features : int
+        Width that it was fitted on.
+
+    Raises
+    ------
+    ValueError
+        If the widths differ; in scikit-learn's words.
+    """
+    if space.shape[1] != n_features:
+        raise ValueError(
+            f"X has {space.shape[1]} features, but {type(owner).__name__} is expecting "
+            f"{n_features} features as input. Give it features of the model that it was fitted "
+            "on, or fit it again."
         )
 
 

@@ -19,7 +19,13 @@ from capkit._validation import (
     validate_nested,
 )
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
-from capkit.base import check_concept_space, check_images, expected_n_labels, labels_of_rows
+from capkit.base import (
+    check_concept_space,
+    check_fitted_width,
+    check_images,
+    expected_n_labels,
+    labels_of_rows,
+)
 from capkit.encoder import CLIPEncoder, encode_images
 from capkit.exceptions import ClassNamesError, TrainingInterrupted
 from capkit.feature_store import open_feature_store
@@ -124,9 +130,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             or what the stages before this step made.
         y : sequence of length n_images or None, default=None
             Class names or indices into `class_names`; -1 or None marks an unlabeled image. Where
-            labels are not learned from, they only say whether predictions are names or indices;
-            then indices of all images are refused where scikit-learn could have put positions
-            of sorted labels in their place.
+            labels are not learned from, they have to be classes all the same, and only say
+            whether predictions are names or indices; then indices of all images are refused where
+            scikit-learn could have put positions of sorted labels in their place.
         class_names : sequence of str or None, default=None
             Names of all classes, if the constructor was given none.
 
@@ -270,11 +276,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
             return check_images(X, self).limited(self._make_encoder().max_pixels)
         space, name = check_concept_space(X, self, min_images=1), type(self).__name__
         check_same_backbone(space.backbone_id, self.backbone_id_, name=space.backbone, owner=name)
-        if space.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {space.shape[1]} features, but {name} is expecting "
-                f"{self.n_features_in_} features as input."
-            )
+        check_fitted_width(space, self, self.n_features_in_)
         return space
 
     def _scores(self, X: object) -> np.ndarray:

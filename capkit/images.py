@@ -89,6 +89,7 @@ class ImageSource(Sequence):
         """
         if isinstance(images, cls):
             return images
+        _check_no_class(images)
         if hasattr(images, "iloc"):  # pandas: its [] takes labels, not positions
             images = images.to_numpy()
         if is_tensor(images):
@@ -96,7 +97,7 @@ class ImageSource(Sequence):
         if isinstance(images, np.ndarray) and images.dtype.kind not in "OUT":
             return cls(_check_batch(images))
         if isinstance(images, np.ndarray):
-            images = list(images.ravel() if images.shape[1:] == (1,) else images)
+            images = _list_of(images)
         if isinstance(images, (list, tuple)):
             return cls(_check_items(list(images)))
         _check_dataset(images)
@@ -325,6 +326,24 @@ def _check_batch(array: np.ndarray) -> np.ndarray:
         )
     check_array(array, "an array of images", dimensions=(3, 4))
     return array
+
+
+def _check_no_class(images: object) -> None:
+    # Before anything else is asked of it: a class has the methods of its objects.
+    if isinstance(images, type):
+        raise TypeError(
+            f"{EXPECTED_IMAGES}, got the class {images.__name__} itself. Pass an object of it."
+        )
+
+
+def _list_of(array: np.ndarray) -> list:
+    """Items of an array of paths or other objects, which may be a table of one column."""
+    if array.ndim == 0:
+        raise TypeError(
+            f"{EXPECTED_IMAGES}, got an array of no dimension: {array!r:.80}. Pass a list of "
+            "images."
+        )
+    return list(array.ravel() if array.shape[1:] == (1,) else array)
 
 
 def _check_items(items: list) -> list:

@@ -16,7 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from capkit._arrays import unit_rows
 from capkit._validation import UNLABELED
-from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
+from capkit.base import (
+    ConceptStage,
+    check_concept_space,
+    check_fitted_classes,
+    check_fitted_width,
+)
 from capkit.exceptions import NoConfidentPredictionWarning
 from capkit.space import ConceptSpace, MarginResult
 
@@ -453,6 +458,11 @@ class MarginCalibrator(ConceptStage):
         Returns
         -------
         ConceptSpace
+
+        Raises
+        ------
+        ValueError
+            If its classes or its width are others than those of the fit.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
@@ -463,6 +473,7 @@ class MarginCalibrator(ConceptStage):
                 f"MarginCalibrator was fitted on {len(self.counts_)} classes, got a ConceptSpace "
                 f"of {space.n_classes}"
             )
+        check_fitted_width(space, self, self.n_features_in_)
         return dataclasses.replace(space, margin=MarginResult(self.margin_matrix_, clone(self)))
 
 

@@ -17,7 +17,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from capkit._clustering import ScratchClusters, WarmClusters
 from capkit._threads import one_thread
-from capkit.base import ConceptStage, check_concept_space, check_fitted_classes
+from capkit.base import (
+    ConceptStage,
+    check_concept_space,
+    check_fitted_classes,
+    check_fitted_width,
+)
 from capkit.space import ConceptSpace, MismatchResult
 
 __all__ = [
@@ -476,10 +481,16 @@ class MismatchDetector(ConceptStage):
         -------
         ConceptSpace
             With a :class:`~capkit.space.MismatchResult`.
+
+        Raises
+        ------
+        ValueError
+            If its classes or its width are others than those of the fit.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
         check_fitted_classes(space, self, self.class_names_)
+        check_fitted_width(space, self, self.n_features_in_)
         # A class without a cluster has a centre of zeros.
         with_none = np.vstack([self.cluster_centers_, np.zeros_like(space.text_features[:1])])
         centers = with_none[self.class_cluster_]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,9 @@ __all__ = [
     "TransductionResult",
     "feature_keys",
 ]
+
+_LEAST_SCALE = float(np.finfo(np.float32).tiny)
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,10 +208,10 @@ class ConceptSpace:
     Raises
     ------
     ClassNamesError
-        If the class names are a set, which has no order.
+        If the class names are a set, which has no order, or no sequence.
     ValueError
-        If the shapes do not fit together, a feature is NaN or infinite, or the logit scale is
-        not a number above 0.
+        If the shapes do not fit together, a feature is no real number, NaN or infinite, the
+        logit scale is not a number above 0, or a sample index not an integer of at least 0.
 
     Examples
     --------
@@ -237,16 +241,16 @@ class ConceptSpace:
     def __post_init__(self) -> None:
         check_ordered(self.class_names)
         set_field = object.__setattr__  # the dataclass is frozen
-        set_field(self, "image_features", _read_only(self.image_features, np.float32))
-        set_field(self, "text_features", _read_only(self.text_features, np.float32))
+        for field in ("image_features", "text_features"):
+            set_field(self, field, _as_features(getattr(self, field), field))
         set_field(self, "class_names", tuple(str(name) for name in self.class_names))
-        set_field(self, "logit_scale", float(self.logit_scale))
+        set_field(self, "logit_scale", _as_scale(self.logit_scale))
         if self.prompts is not None:
             set_field(self, "prompts", tuple(self.prompts))
         if self.sample_indices is not None:
-            set_field(self, "sample_indices", _read_only(self.sample_indices, np.int64))
+            set_field(self, "sample_indices", _as_indices(self.sample_indices))
         self._check_shapes()
-        self._check_values()
+        self._check_finite()
 
     def _check_shapes(self) -> None:
         if self.image_features.ndim != 2 or self.text_features.ndim != 2:
@@ -272,12 +276,7 @@ class ConceptSpace:
             if value is not None and len(value) != length:
                 raise ValueError(f"expected {field} of length {length}, got {len(value)}")
 
-    def _check_values(self) -> None:
-        if not (0 < self.logit_scale < np.inf):
-            raise ValueError(
-                f"expected logit_scale as a number above 0, got {self.logit_scale}. It is what "
-                "the model multiplies cosine similarities with, 100 for most of CLIP's."
-            )
+    def _check_finite(self) -> None:
         for field in ("image_features", "text_features"):
             features = getattr(self, field)
             with np.errstate(invalid="ignore"):  # of infinities of both signs
@@ -384,8 +383,48 @@ class ConceptSpace:
         return self.logits().argmax(axis=1).astype(np.int64)
 
 
-def _read_only(values: Sequence | np.ndarray, dtype) -> np.ndarray:
-    array = np.asarray(values, dtype=dtype).view()
+def _as_features(values: object, field: str) -> np.ndarray:
+    """Read-only array of features, dtype float32, of anything that holds real numbers."""
+    to_do = "Pass an array of shape (n, n_features), as np.asarray(rows, dtype=np.float32) gives."
+    try:
+        array = np.asarray(values)
+    except (RuntimeError, TypeError, ValueError) as error:  # of lists, or of torch
+        raise ValueError(
+            f"expected {field} as rows of numbers of one length, got {type(values).__name__}, of "
+            f"which numpy makes no array ({error!s:.200}). {to_do}"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"expected {field} as real numbers, got {type(values).__name__} of dtype "
+            f"{array.dtype}. {to_do}"
+        )
+    return _read_only(array, np.float32)
+
+
+def _as_scale(value: Any) -> float:
+    """The factor of the cosines, which may also come as an array or tensor of no dimension."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    is_number = isinstance(number, Real)
+    if is_number and _LEAST_SCALE <= number <= _LARGEST_SCALE:  # in float32's range
+        return float(number)
+    raise ValueError(
+        f"expected logit_scale as a number above 0, got {value!r:.80}. It is what the model "
+        "multiplies cosine similarities with, 100 for most of CLIP's, and has to fit into float32."
+    )
+
+
+def _as_indices(values: Sequence | np.ndarray) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.min() < 0)):
+        raise ValueError(
+            f"expected sample_indices as a row of integers of at least 0, got {values!r:.80}. "
+            "They say which of the images that were encoded each row is."
+        )
+    return _read_only(array, np.int64)
+
+
+def _read_only(values: np.ndarray, dtype: Any) -> np.ndarray:
+    array = values.astype(dtype, copy=False).view()
     array.flags.writeable = False
     return array
 

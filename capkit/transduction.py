@@ -26,6 +26,7 @@ from capkit.base import (
     ConceptStage,
     check_concept_space,
     check_fitted_classes,
+    check_fitted_width,
     expected_n_labels,
     labels_of_rows,
 )
@@ -254,10 +255,16 @@ class GaussianTransduction(ConceptStage):
         -------
         ConceptSpace
             With a :class:`~capkit.space.TransductionResult`.
+
+        Raises
+        ------
+        ValueError
+            If its classes or its width are others than those of the fit.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
         check_fitted_classes(space, self, self.class_names_)
+        check_fitted_width(space, self, self.n_features_in_)
         result = TransductionResult(self._classes, self.mismatched_, self.report_)
         return dataclasses.replace(space, transduction=result)
 

@@ -147,6 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
     def fail(self, fault, model):
         if fault.isdigit():
             self.reply(int(fault), {"error": "the model runner has stopped"})
+        elif fault.startswith("body "):
+            self.send(200, fault[5:].encode("utf-8", "surrogatepass"))
+        elif fault.startswith("content "):
+            self.answer(model, fault[8:])
         elif fault == "hang":
             self.ollama._closing.wait()
         elif fault == "hang up":

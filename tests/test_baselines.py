@@ -44,13 +44,15 @@ def test_columns_are_in_the_order_of_classes(space):
     np.testing.assert_allclose(classifier.predict_proba(space)[3], softmax([8, 0, 6]), rtol=1e-6)
 
 
-def test_answers_in_the_kind_of_y_whose_values_are_not_looked_at(space):
+def test_answers_in_the_kind_of_y_from_which_nothing_is_learned(space):
     by_index = ZeroShotClassifier().fit(space, [2, -1, 0, None])
     assert by_index.predict(space).tolist() == [0, 1, 2, 1]
     assert by_index.classes_.tolist() == [0, 1, 2]
     shuffled = ZeroShotClassifier().fit(space, [0, 0, 2, -1])
     np.testing.assert_array_equal(shuffled.predict_proba(space), by_index.predict_proba(space))
     np.testing.assert_allclose(by_index.predict_proba(space)[3], softmax([6, 8, 0]), rtol=1e-6)
+    with pytest.raises(LabelError, match="'square' of image 0 is no class"):
+        ZeroShotClassifier().fit(space, ["square", "bar", None, -1])
 
 
 def test_indices_of_all_images_are_refused_where_they_may_be_positions(space):

@@ -87,6 +87,12 @@ class TestClassNames:
         with pytest.raises(ClassNamesError, match=r"\(2\) differ from those of the ConceptSpace"):
             fit(images=space, class_names=["cat", "dog"], tuning="adapter")
 
+    @pytest.mark.parametrize("names", [np.array("cat"), "cat", 3])
+    def test_names_that_are_no_sequence_beside_a_space(self, names):
+        space = make_concept_space(n_images=9, n_classes=3, n_features=16).space
+        with pytest.raises(ClassNamesError, match="class_names as a sequence of str"):
+            fit(images=space, class_names=names, tuning="adapter")
+
 
 class TestLabels:
     @pytest.mark.parametrize("paradigm", ["ssl", "trzsl"])
@@ -132,6 +138,12 @@ class TestLabels:
         message = r"label 3 of image 2 is no class.*number them anew"
         with pytest.raises(LabelError, match=message):
             fit([0, 1, 3, 0, 1, 2], paradigm=paradigm)
+
+    @pytest.mark.parametrize("estimator", [CAPClassifier, ZeroShotClassifier])
+    def test_names_that_are_no_class_where_no_label_is_learned_from(self, estimator):
+        y = ["cat", "dog", "cow", "emu", None, -1]
+        with pytest.raises(LabelError, match="label 'cow' of image 2 is no class"):
+            estimator(class_names=NAMES).fit(IMAGES, y)
 
     def test_labels_of_a_space_with_the_wrong_length(self):
         space = make_concept_space(n_images=9, n_classes=3, n_features=16).space

@@ -1,6 +1,8 @@
 """Files are written whole or not at all, and nothing is left of those that were not."""
 
+import errno
 import os
+import re
 import time
 
 import pytest
@@ -53,3 +55,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(path, monkeypat
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_error_names_the_file_that_was_asked_for(path, monkeypatch, step):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match=f"{re.escape(repr(str(path)))}$") as caught:
+        write_atomically(path, b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_not_there_is_named_as_it_was_given(tmp_path):
+    path = tmp_path / "none" / "model.bin"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(path, b"new")
+    assert caught.value.filename == str(path)

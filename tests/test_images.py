@@ -51,6 +51,12 @@ def test_paths_in_lists_tuples_arrays_and_series(colour_paths):
         (np.zeros((5, 8, 8), np.int64), TypeError, "got int64"),
         (np.zeros((5, 0, 8, 3), np.uint8), ValueError, "height and width are at least 1"),
         (np.zeros((5, 8, 0), np.uint8), ValueError, "height and width are at least 1"),
+        (np.array("a.png"), TypeError, "an array of no dimension: array.*Pass a list of images"),
+        (np.array(None), TypeError, "an array of no dimension"),
+        (list, TypeError, "got the class list itself. Pass an object of it"),
+        (np.ndarray, TypeError, "got the class ndarray itself"),
+        (torch.Tensor, TypeError, "got the class Tensor itself"),
+        (ColorDataset, TypeError, "got the class ColorDataset itself"),
         (torch.zeros(5, 8, 8, 3), ValueError, r"tensor of shape \(n, 1 \| 3 \| 4, H, W\)"),
     ],
 )

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.utils import _safe_indexing
 
 from capkit import ConceptSpace
@@ -122,6 +123,13 @@ def test_shapes_that_do_not_fit_are_refused(change, message):
         ({"image_features": [[1, 0], [np.inf, 0], [-np.inf, 0]]}, "the first of them row 1"),
         ({"text_features": [[1, 0], [0, -np.inf]]}, "1 of 2 rows of text_features.*row 1"),
         ({"class_names": {"cat", "dog"}}, "got set: a set has no order"),
+        ({"class_names": np.array("cat")}, "as a sequence of str, got ndarray of 0 dimensions"),
+        ({"class_names": np.array([["cat", "dog"]])}, "got ndarray of 2 dimensions"),
+        ({"class_names": "ab"}, "as a sequence of str, got str: 'ab'"),
+        ({"class_names": 2}, "as a sequence of str, got int: 2"),
+        ({"sample_indices": [0, 1, -1]}, "sample_indices as a row of integers of at least 0"),
+        ({"sample_indices": [0, 1, 1.5]}, "sample_indices as a row of integers of at least 0"),
+        ({"sample_indices": 3}, "sample_indices as a row of integers of at least 0, got 3"),
     ],
 )
 def test_values_that_cannot_be_right_are_refused(change, message):
@@ -133,6 +141,54 @@ def test_values_that_cannot_be_right_are_refused(change, message):
     error = ClassNamesError if "class_names" in change else ValueError
     with pytest.raises(error, match=message):
         ConceptSpace(**(arguments | change))
+
+
+@pytest.mark.parametrize("field", ["image_features", "text_features"])
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.eye(2) + 1j, "as real numbers, got ndarray of dtype complex128"),
+        ([[1, 0], [0, 1 + 0j]], "as real numbers, got list of dtype complex128"),
+        ([["1", "0"], ["0", "1"]], "as real numbers, got list of dtype <U1"),
+        (np.full((2, 2), object()), "as real numbers, got ndarray of dtype object"),
+        (np.full((2, 2), np.datetime64("2026")), "as real numbers, got ndarray of dtype datetime"),
+        (None, "as real numbers, got NoneType of dtype object"),
+        ([[1, 0], [1]], "as rows of numbers of one length, got list, .*inhomogeneous"),
+        (torch.ones(2, 2, requires_grad=True), "as rows of numbers .*got Tensor, .*requires grad"),
+    ],
+)
+def test_features_that_are_no_real_numbers_are_refused(field, features, message):
+    right = {"image_features": np.eye(2), "text_features": np.eye(2)}
+    with pytest.raises(ValueError, match=f"expected {field} {message}.*Pass an array of shape"):
+        ConceptSpace(**{**right, field: features}, class_names=["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    "features", [[[1, 0], [0, 1]], np.eye(2, dtype=bool), np.eye(2, dtype=np.int8), torch.eye(2)]
+)
+def test_features_may_be_any_real_numbers(features):
+    space = ConceptSpace(features, features, ["cat", "dog"])
+    assert space.image_features.dtype == space.text_features.dtype == np.float32
+    np.testing.assert_array_equal(space.image_features, np.eye(2))
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        *(None, "100", b"100", [100.0], 100j, np.complex128(100), np.array(100j), np.ones(1)),
+        *(float, 10**400, 1e300, 1e-300),
+    ],
+    ids=repr,
+)
+def test_a_logit_scale_that_is_no_number_or_beyond_float32_is_refused(scale):
+    with pytest.raises(ValueError, match=r"logit_scale as a number above 0, got .*float32"):
+        ConceptSpace(np.eye(2), np.eye(2), ["cat", "dog"], scale)
+
+
+@pytest.mark.parametrize("scale", [50, np.float32(50), np.array(50.0), torch.tensor(50.0)])
+def test_a_logit_scale_may_be_any_number(scale):
+    space = ConceptSpace(np.eye(2), np.eye(2), ["cat", "dog"], scale)
+    assert type(space.logit_scale) is float and space.logit_scale == 50.0
 
 
 def test_large_finite_features_are_not_taken_for_infinite():

@@ -44,6 +44,10 @@ def test_names_come_from_either_place():
         (["a", "b"], {"a", "b"}, "got set: a set has no order"),
         (["a", "b\ud800"], None, r"UTF-8 can write, got 'b\\ud800' as class name 1"),
         (["a", "-1"], None, "class name 1 is '-1', which marks unlabeled images"),
+        (np.array("a"), None, "sequence of str, got ndarray of 0 dimensions: array.*Pass a list"),
+        (None, np.array("a"), "sequence of str, got ndarray of 0 dimensions"),
+        (np.array([["a"], ["b"]]), None, "sequence of str, got ndarray of 2 dimensions"),
+        (list, None, "sequence of str, got type"),
         (["a", "b"], ["a", "c"], "differ"),
         (["a", "b"], ["b", "a"], "differ"),
     ],
@@ -87,11 +91,19 @@ def test_kind_of_labels_and_unlabeled_marks(y, kind, expected):
         ([0.5, 1], "neither a class name nor an index"),
         ([True, False], "neither a class name nor an index"),
         (np.zeros((2, 2)), "one dimension"),
+        ({0, 1}, "as a sequence of labels in the order of the images, got {0, 1}"),
+        ({0: 1, 1: 0}, "as a sequence of labels in the order of the images"),
+        (list, "as a sequence of labels in the order of the images, got <class 'list'>"),
     ],
 )
 def test_labels_that_cannot_be_right_are_refused(y, message):
     with pytest.raises(LabelError, match=message):
         LabelCodec.from_labels(y, NAMES, 2)
+
+
+def test_a_label_that_is_a_list_is_no_class():
+    with pytest.raises(LabelError, match=r"label \['lake'\] of image 1 is no class"):
+        LabelCodec(NAMES).encode(["lake", ["lake"]])
 
 
 def test_number_that_is_a_class_name_is_to_be_passed_as_one():
@@ -167,6 +179,8 @@ def test_positions_are_refused_wherever_they_would_be_read_as_other_classes(labe
     ("y", "message"),
     [
         ([0, 3, -1], "label 3 of image 1 is no class: expected an index from 0 to 2"),
+        (["lake", "sea", -1], "label 'sea' of image 1 is no class: expected one of 3: 'forest'"),
+        (["lake", None, "River"], "label 'River' of image 2 is no class"),
         ([0, "lake", -1], "mixes"),
         ([0, 1], "expected a label for each of 3 images, got 2"),
         ([0.5, 1, -1], "neither a class name nor an index"),
