@@ -236,6 +236,16 @@ def main(traceback: bool) -> None:
     help="CSV or JSON of other texts for classes whose name does not fit.",
 )
 @click.option("--ollama", metavar="MODEL", help="Let this model of Ollama write such texts.")
+@click.option(
+    "--openai",
+    nargs=2,
+    metavar="URL MODEL",
+    help="Let a model on a server of OpenAI's protocol write them, such as "
+    "http://127.0.0.1:8080/v1 gemma-3-4b-it.",
+)
+@click.option(
+    "--api-key-env", metavar="NAME", help="Environment variable that holds that server's key."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @_model_options
 @_reading_options
@@ -250,7 +260,9 @@ def label(photos: Path, classes: Path, out: Path, **options: Any) -> None:
 
     classifier = CAPClassifier(
         tuning=options.pop("tuning"),
-        describer=_describer(options.pop("descriptions"), options.pop("ollama")),
+        describer=_describer(
+            *(options.pop(name) for name in ("descriptions", "ollama", "openai", "api_key_env"))
+        ),
         random_state=options.pop("seed"),
         verbose=0 if options["quiet"] else 1,
     )
@@ -417,17 +429,27 @@ def _methods(names: Sequence[str], tuning: str) -> dict[str, Any]:
     return {name: methods[name] for name in names or methods}
 
 
-def _describer(descriptions: Path | None, ollama: str | None) -> Any:
-    if descriptions is not None and ollama is not None:
-        raise click.UsageError("--descriptions and --ollama contradict each other.")
+def _describer(
+    descriptions: Path | None,
+    ollama: str | None,
+    openai: tuple[str, str] | None,
+    api_key_env: str | None,
+) -> Any:
+    """What writes other texts for classes whose name does not fit, if anything does."""
+    named = {"--descriptions": descriptions, "--ollama": ollama, "--openai": openai}
+    given = [name for name, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} contradict each other.")
+    if api_key_env is not None and openai is None:
+        raise click.UsageError("--api-key-env is for --openai.")
+    from capkit import describers
+
     if descriptions is not None:
-        from capkit.describers import TableDescriber
-
-        return TableDescriber(descriptions)
+        return describers.TableDescriber(descriptions)
     if ollama is not None:
-        from capkit.describers import OllamaDescriber
-
-        return OllamaDescriber(model=ollama)
+        return describers.OllamaDescriber(model=ollama)
+    if openai is not None:
+        return describers.OpenAIDescriber(*openai, api_key_env=api_key_env)
     return None
 
 

@@ -1,4 +1,4 @@
-"""A small server on loopback that speaks the part of Ollama's REST protocol that capkit uses.
+"""A small server on loopback that speaks what capkit uses of Ollama's and OpenAI's protocols.
 
 It knows no language model: it answers every well-formed question with texts made of the class
 name, and can be told to fail in the ways in which real servers and models do.
@@ -27,12 +27,18 @@ class OllamaServer:
 
     Attributes
     ----------
-    host : str
-        Address for the client.
+    host, base_url : str
+        Addresses for clients of Ollama's protocol and of OpenAI's.
     models : dict of str to str
         Name and digest of each model that is "pulled".
     questions : list of dict
-        Body of every request to ``/api/chat``, in order of arrival.
+        Body of every chat request, in order of arrival.
+    keys : list of str or None
+        The header ``Authorization`` of each of them.
+    layouts : set of str
+        Types of ``response_format`` that are understood.
+    layout_status : int
+        Status of the answer to others.
     most_at_once : int
         Largest number of chat requests that were under way at the same time.
     meeting : threading.Barrier or None
@@ -44,6 +50,9 @@ class OllamaServer:
     def __init__(self):
         self.models = {"llama3.2:latest": DIGEST}
         self.questions = []
+        self.keys = []
+        self.layouts = {"json_schema", "json_object"}
+        self.layout_status = 400
         self.most_at_once = 0
         self.meeting = None
         self.list_fault = None
@@ -62,6 +71,7 @@ class OllamaServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.host = f"http://127.0.0.1:{self._http.server_port}"
+        self.base_url = f"{self.host}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
         self._thread.start()
         return self
@@ -86,9 +96,10 @@ class OllamaServer:
                 return self._class_faults[class_name]
             return self._faults.pop(0) if self._faults else None
 
-    def begin(self, question: dict) -> None:
+    def begin(self, question: dict, key: str | None) -> None:
         with self._lock:
             self.questions.append(question)
+            self.keys.append(key)
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
         if self.meeting is not None:
@@ -122,31 +133,49 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path != "/api/chat":
-            return self.reply(404, {"error": "not found"})
-        self.ollama.begin(question)
+        chats = {"/api/chat": self.chat, "/v1/chat/completions": self.chat_completion}
+        if self.path not in chats:
+            return self.refuse(404, "not found")
+        self.ollama.begin(question, self.headers["Authorization"])
         try:
-            self.chat(question)
+            chats[self.path](question)
         finally:
             self.ollama.end()
 
     def chat(self, question):
+        if question.get("stream", True) or not isinstance(question.get("format"), dict):
+            return self.refuse(400, "expected a JSON schema and no stream")
+        return self.answer_question(question, question["format"])
+
+    def chat_completion(self, question):
+        layout = question["response_format"]
+        if question.get("stream") or layout["type"] not in self.ollama.layouts:
+            message = f"response_format of type {layout['type']} is not known"
+            return self.refuse(self.ollama.layout_status, message)
+        if layout["type"] == "json_object":
+            return self.answer_question(question, layout["schema"])
+        return self.answer_question(question, layout["json_schema"]["schema"])
+
+    def answer_question(self, question, schema):
         model = question["model"]
         if not {model, f"{model}:latest"} & set(self.ollama.models):
-            return self.reply(404, {"error": f"model '{model}' not found"})
-        if question.get("stream", True) or not isinstance(question.get("format"), dict):
-            return self.reply(400, {"error": "expected a JSON schema and no stream"})
+            return self.refuse(404, f"model '{model}' not found")
         class_name = json.loads(re.search(r'"[^"]*"', question["messages"][-1]["content"])[0])
         fault = self.ollama.take_fault(class_name)
         if fault is not None:
             return self.fail(fault, model)
-        n = question["format"]["properties"]["descriptions"]["maxItems"]
+        n = schema["properties"]["descriptions"]["maxItems"]
         texts = [f"{class_name} seen from side {i}" for i in range(n)]
         return self.answer(model, json.dumps({"descriptions": texts}))
 
+    def refuse(self, status, message):
+        """Report an error, in the protocol of the request."""
+        is_openai = self.path.startswith("/v1/")
+        self.reply(status, {"error": {"message": message} if is_openai else message})
+
     def fail(self, fault, model):
         if fault.isdigit():
-            self.reply(int(fault), {"error": "the model runner has stopped"})
+            self.refuse(int(fault), "the model runner has stopped")
         elif fault.startswith("body "):
             self.send(200, fault[5:].encode("utf-8", "surrogatepass"))
         elif fault.startswith("content "):
@@ -162,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "bomb":
             self.send(200, gzip.compress(b" " * 2**23), {"Content-Encoding": "gzip"})
         elif fault == "redirect":
-            self.send(307, b"", {"Location": "http://127.0.0.1:9/api/chat"})
+            self.send(307, b"", {"Location": f"http://127.0.0.1:9{self.path}"})
         elif fault.startswith("page "):
             self.send(int(fault[5:]), b"<!DOCTYPE html>\n<html>Bad gateway</html>")
         elif fault == "broken protocol":
@@ -172,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "latin-1":
             self.send(200, '{"message": {"content": "gr\xf6n"}}'.encode("latin-1"))
         elif fault == "escapes":
-            self.reply(400, {"error": "\x1b[2Jgone"})
+            self.refuse(400, "\x1b[2Jgone")
         elif fault == "truncated":
             self.send(200, b'{"model": "llama3.2", "message": {"con')
         elif fault == "half sent":
@@ -200,22 +229,31 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(model, '{"descriptions": [" ", ""]}')
         elif fault == "empty":
             self.answer(model, "")
+        elif fault == "fenced":
+            self.answer(model, '```json\n{"descriptions": ["a blue band"]}\n```')
+        elif fault == "twice":
+            self.answer(model, '{"descriptions": ["a band"], "descriptions": ["a dot"]}')
+        elif fault == "no choices":
+            self.reply(200, {"choices": []})
+        elif fault == "parts of a text":
+            self.answer(model, [{"type": "text", "text": "a blue band"}])
+        elif fault == "key told":
+            self.refuse(401, f"{self.headers['Authorization']} is wrong")
         else:
             raise ValueError(f"unknown fault {fault!r}")
 
     def answer(self, model, content, done_reason="stop", done=True):
         message = {"role": "assistant", "content": content}
-        created = "2026-01-01T00:00:00Z"
-        self.reply(
-            200,
-            {
-                "model": model,
-                "created_at": created,
-                "message": message,
-                "done": done,
-                "done_reason": done_reason,
-            },
-        )
+        choice = {"index": 0, "message": message, "finish_reason": done_reason}
+        completion = {"object": "chat.completion", "model": model, "choices": [choice]}
+        chat = {
+            "model": model,
+            "created_at": "2026-01-01T00:00:00Z",
+            "message": message,
+            "done": done,
+            "done_reason": done_reason,
+        }
+        self.reply(200, completion if self.path.startswith("/v1/") else chat)
 
     def reply(self, status, body):
         self.send(status, json.dumps(body).encode())

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from click.testing import CliRunner
+from ollama_server import OllamaServer
 from photo_folders import NAMES, write_class_folders, write_names, write_photos
 
 import capkit
@@ -61,6 +62,16 @@ def test_the_next_command_takes_what_the_first_wrote(folder, tmp_path):
         for name in ("labels.csv", "new.csv")
     )
     assert first == second
+
+
+def test_a_language_model_describes_classes_whose_name_does_not_fit(folder, tmp_path):
+    with OllamaServer() as server:
+        result = label(
+            folder, tmp_path / "labels.csv", "--no-report", "--no-model",
+            "--openai", server.base_url, "llama3.2",
+        )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "Error" not in result.output
 
 
 def test_unreadable_files_are_named_and_give_an_exit_code_of_their_own(folder, tmp_path):
@@ -152,6 +163,8 @@ def test_a_backbone_that_is_not_there_is_one_line(folder, tmp_path):
         (["--model", "a.capkit", "--no-model"], "--model and --no-model"),
         (["--cache", "cache", "--no-cache"], "--cache and --no-cache"),
         (["--ollama", "llama3.2", "--descriptions", __file__], "--descriptions and --ollama"),
+        (["--ollama", "llama3.2", "--openai", "http://localhost", "m"], "--ollama and --openai"),
+        (["--api-key-env", "KEY"], "--api-key-env is for --openai"),
         (["--paradigm", "supervised"], "'supervised' is not one of"),
         (["--labels", "nowhere.csv"], "does not exist"),
     ],

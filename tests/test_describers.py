@@ -20,7 +20,6 @@ from capkit.describers import (
     load_descriptions,
     save_descriptions,
 )
-from capkit.describers import ollama as ollama_module
 from capkit.describers.answers import _checksum
 from capkit.exceptions import (
     CacheError,
@@ -45,7 +44,7 @@ def server():
 def pauses(monkeypatch):
     """Lengths of the pauses before retries, which are not waited for."""
     lengths = []
-    monkeypatch.setattr(ollama_module.time, "sleep", lengths.append)
+    monkeypatch.setattr(time, "sleep", lengths.append)
     return lengths
 
 
@@ -556,7 +555,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
         ("t.json", '{"river": []}', "no description of class 'river'"),
         ("t.json", '{"river": {"0": "blue"}}', r"t\.json: expected a list of str.*got dict"),
         ("t.json", '{"river": [1]}', r"t\.json: expected every .*'river' to be a str, got int"),
-        ("t.json", '{"river": ["a"], "river": ["b"]}', r"each class once, got twice: \['river'\]"),
+        ("t.json", '{"river": ["a"], "river": ["b"]}', r"each name once, got twice: \['river'\]"),
         ("t.json", '{"river": ["\\ud800"]}', r"class 'river', got a lone surrogate \(U\+D800\)"),
         ("t.json", '{"river": ["blue\\u0000"]}', "class 'river', got a NUL character"),
         ("t.json", '{"r\\udfff": ["a"]}', r"name of a class, got a lone surrogate \(U\+DFFF\)"),

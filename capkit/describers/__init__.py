@@ -7,10 +7,12 @@ either kind and cleans what it says: whoever wrote it, it is data.
 
 from capkit.describers.asking import clean_descriptions, describe_classes
 from capkit.describers.ollama import OllamaDescriber
+from capkit.describers.openai import OpenAIDescriber
 from capkit.describers.table import TableDescriber, load_descriptions, save_descriptions
 
 __all__ = [
     "OllamaDescriber",
+    "OpenAIDescriber",
     "TableDescriber",
     "clean_descriptions",
     "describe_classes",

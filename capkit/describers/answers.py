@@ -68,6 +68,7 @@ class Question:
             "type": "object",
             "properties": {"descriptions": texts},
             "required": ["descriptions"],
+            "additionalProperties": False,
         }
 
     def identity(self) -> dict[str, Any]:

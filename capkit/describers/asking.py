@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "clean_descriptions",
     "clean_text",
     "describe_classes",
+    "object_without_doubles",
     "unfit_character",
 ]
 
@@ -145,6 +147,38 @@ def check_class_names(class_names: Iterable[str]) -> list[str]:
                 "in the encoding that they were written in."
             )
     return list(dict.fromkeys(names))
+
+
+def object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of a JSON object that says nothing twice; json's ``object_pairs_hook``.
+
+    Parameters
+    ----------
+    pairs : list of (str, object)
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If a name stands there twice: json takes the last one in silence.
+
+    Examples
+    --------
+    >>> import json
+    >>> from capkit.describers.asking import object_without_doubles
+    >>> json.loads('{"a": 1, "a": 2}', object_pairs_hook=object_without_doubles)
+    Traceback (most recent call last):
+    ValueError: expected each name once, got twice: ['a']
+    """
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        times = Counter(name for name, _ in pairs)
+        doubled = [name for name in table if times[name] > 1]
+        raise ValueError(f"expected each name once, got twice: {doubled!r:.200}")
+    return table
 
 
 def unfit_character(text: str) -> str | None:

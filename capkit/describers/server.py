@@ -1,101 +1,126 @@
-"""The conversation with an Ollama server, and what its failures mean."""
+"""A language model on a server, and what the server's failures mean."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capkit.describers.asking import clean_text
 from capkit.exceptions import (
     DescriberAnswerError,
     DescriberConnectionError,
     DescriberError,
-    DescriberModelError,
     DescriberTimeoutError,
 )
 
-if TYPE_CHECKING:
-    from ollama import ChatResponse, Client, ResponseError
-
-__all__ = ["MAX_ANSWER_BYTES", "ServedModel", "full_name"]
+__all__ = ["MAX_ANSWER_BYTES", "Advice", "Reply", "ServedModel", "is_page"]
 
 MAX_ANSWER_BYTES = 4 * 2**20  # a thousand descriptions, or the list of a thousand models, take 1
-_SHOWN_MODELS = 20
 _EXCERPT_LENGTH = 200  # characters of what a server said
+# What comes of JSON that is none, or says something else.
+_OF_JSON = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def full_name(model: str) -> str:
-    """Name of a model with its tag, which is ``:latest`` where none is given.
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What helps when a server of one kind, or a model on it, fails.
 
     Parameters
     ----------
-    model : str
-
-    Returns
-    -------
-    str
+    speaker : str
+        Who answers as this kind does.
+    server : str
+        What has to be at the address.
+    parameter : str
+        Where the user names the address.
+    example : str
+        An address.
+    suffix : str
+        What follows the address in what a request goes to.
+    start : str
+        How to start it, as a command.
+    running : str
+        How to see that it runs.
+    log : str
+        Where its log is.
+    ask : str
+        How to ask it without capkit.
+    load : str
+        How to load the model beforehand.
+    try_model : str
+        How to see that the model answers at all.
+    layout : str
+        What to do where answers are not laid out as asked for.
     """
-    # A colon before the last slash belongs to the address of a registry.
-    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+    speaker: str
+    server: str
+    parameter: str
+    example: str
+    suffix: str
+    start: str
+    running: str
+    log: str
+    ask: str
+    load: str
+    try_model: str
+    layout: str
 
 
-class ServedModel:
-    """A language model on an Ollama server.
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What a model wrote.
+
+    Parameters
+    ----------
+    text : str
+    is_cut_off : bool
+        Whether it had not finished when its answer was as long as it may be.
+    """
+
+    text: str
+    is_cut_off: bool
+
+
+class ServedModel(abc.ABC):
+    """A language model on a server; a subclass speaks the server's protocol.
 
     Parameters
     ----------
     model : str
-    host : str or None
-        None is the client's default.
+    server : str
+        How errors call the server.
     timeout : float
         Seconds for one whole answer.
-
-    Raises
-    ------
-    DescriberConnectionError
-        If `host` is no address.
+    advice : Advice
     """
 
-    def __init__(self, model: str, host: str | None, timeout: float):
+    def __init__(self, model: str, server: str, timeout: float, advice: Advice):
         self.model = model
-        self.host = host
+        self.server = server
         self.timeout = timeout
-        self._server = (
-            f"the Ollama server at "
-            f"{host or 'its default address (OLLAMA_HOST, or else 127.0.0.1:11434)'}"
-        )
-        self._client = self._connect()
+        self.advice = advice
 
-    def digest(self) -> str:
-        """Ask the server which version of the model it has.
+    @abc.abstractmethod
+    def version(self) -> str:
+        """Tell which version of the model the server has.
 
         Returns
         -------
         str
-            The model's digest, or where the server names none its name.
 
         Raises
         ------
         DescriberError
-            DescriberModelError if it has none of this name.
         """
-        with self._translated_errors():
-            models = self._client.list().models
-        for model in models:
-            if model.model and full_name(model.model) == full_name(self.model):
-                return model.digest or model.model
-        names = sorted(_excerpt(model.model) for model in models if model.model)
-        more = ", ..." if len(names) > _SHOWN_MODELS else ""
-        raise DescriberModelError(
-            f"{self._server} has no model {self.model!r}, only: "
-            f"{', '.join(names[:_SHOWN_MODELS]) or 'none at all'}{more}. Fetch it with "
-            f"`ollama pull {self.model}`."
-        )
 
+    @abc.abstractmethod
     def chat(
         self, messages: list[dict[str, str]], schema: dict[str, Any], options: dict[str, Any]
-    ) -> ChatResponse:
+    ) -> Reply:
         """Ask the model.
 
         Parameters
@@ -108,111 +133,128 @@ class ServedModel:
 
         Returns
         -------
-        ollama.ChatResponse
+        Reply
             Of this model, complete.
 
         Raises
         ------
         DescriberError
         """
-        with self._translated_errors(of_model=True):
-            response = self._client.chat(
-                self.model, messages=messages, format=schema, options=options, think=False
-            )
-        if response.model and full_name(response.model) != full_name(self.model):
-            raise DescriberModelError(
-                f"{self._server} was asked for {self.model!r}, but "
-                f"{_excerpt(response.model)!r} answered. Name that model if it will do, or see "
-                "that host= is the address of Ollama itself, not of a gateway that chooses models."
-            )
-        if response.done is False:
-            raise DescriberAnswerError(
-                f"{self._server} sent a part of an answer (done: false) where the whole was "
-                "asked for. Update it, and see that host= is the address of Ollama itself."
-            )
-        return response
 
-    def _connect(self) -> Client:
-        import httpx
-        import ollama
+    def excerpt(self, said: object) -> str:
+        """Beginning of what a server said, fit to be shown on a terminal.
 
-        from capkit.describers.bounded_http import BoundedTransport
+        Parameters
+        ----------
+        said : object
 
-        transport = BoundedTransport(self.timeout, MAX_ANSWER_BYTES)
-        try:
-            return ollama.Client(self.host, transport=transport)
-        except (ValueError, httpx.InvalidURL) as error:
-            raise DescriberConnectionError(
-                f"expected an address such as http://127.0.0.1:11434 in host= or OLLAMA_HOST, "
-                f"got {self.host!r}: {error}"
-            ) from error
+        Returns
+        -------
+        str
+        """
+        return clean_text(str(said)[: 5 * _EXCERPT_LENGTH])[:_EXCERPT_LENGTH]
 
     @contextlib.contextmanager
-    def _translated_errors(self, *, of_model: bool = False) -> Iterator[None]:
-        """Say of the client's errors what they mean and what helps against them."""
-        import httpx
-        import ollama
+    def translated_errors(self) -> Iterator[None]:
+        """Say of errors of a connection and of JSON what they mean and what helps against them.
 
-        from capkit.describers.bounded_http import OversizedAnswer, RedirectedAnswer
-
+        Yields
+        ------
+        None
+        """
         try:
             yield
-        except ollama.ResponseError as error:
-            raise self._refusal(error, of_model) from error
-        except RedirectedAnswer as error:
-            raise DescriberError(
-                f"{self._server} does not answer but redirects to {_excerpt(error)}. If Ollama "
-                "is there, pass that address (without /api/...) as host=."
-            ) from error
-        except OversizedAnswer as error:
-            raise DescriberAnswerError(
-                f"{self._server} sent {error}, which no answer takes. See that host= is the "
-                "address of Ollama itself, or ask for fewer descriptions."
-            ) from error
-        except (ConnectionError, httpx.ConnectTimeout) as error:
-            raise DescriberConnectionError(
-                f"{self._server} cannot be reached. Start it with `ollama serve`, pass its "
-                "address as host=, or use saved descriptions with TableDescriber."
-            ) from error
-        except httpx.TimeoutException as error:
-            raise DescriberTimeoutError(
-                f"{self._server} did not answer within timeout={self.timeout:g} seconds. Raise "
-                f"timeout, load the model beforehand with `ollama run {self.model}`, or take a "
-                "smaller one."
-            ) from error
-        except httpx.HTTPError as error:
-            raise DescriberConnectionError(
-                f"the connection to {self._server} failed: {error}. See that it runs "
-                "(`ollama ps`) and that host= is its address, for instance "
-                "http://127.0.0.1:11434."
-            ) from error
-        except (AttributeError, RecursionError, TypeError, ValueError) as error:  # of its JSON
-            raise DescriberAnswerError(
-                f"{self._server} did not answer as Ollama does: {_excerpt(error)} Ask it "
-                "yourself with `ollama list`, and see that host= is not the address of something "
-                "else."
-            ) from error
+        except DescriberError:
+            raise
+        except Exception as error:
+            translated = self._of_answer(error) or self._of_connection(error)
+            if translated is None:
+                raise
+            raise translated from error
 
-    def _refusal(self, error: ResponseError, of_model: bool) -> DescriberError:
-        """Error for a status that is not 200."""
-        text = _excerpt(error.error)
-        if text.startswith("<"):
+    def _of_answer(self, error: Exception) -> DescriberError | None:
+        """Error for an answer that is none."""
+        from capkit.describers.bounded_http import OversizedAnswer, RedirectedAnswer
+
+        advice = self.advice
+        if isinstance(error, RedirectedAnswer):
             return DescriberError(
-                f"{self._server} answered with status {error.status_code} and an HTML page where "
-                "JSON was expected. Something else answers there, a proxy perhaps: see that host= "
-                "is the address of Ollama itself."
+                f"{self.server} does not answer but redirects to {self.excerpt(error)}. If "
+                f"{advice.server} is there, pass that address (without {advice.suffix}) as "
+                f"{advice.parameter}."
             )
-        if error.status_code == 404 and of_model:
-            return DescriberModelError(
-                f"{self._server} has no model {self.model!r}. Fetch it with "
-                f"`ollama pull {self.model}`."
+        if isinstance(error, OversizedAnswer):
+            return DescriberAnswerError(
+                f"{self.server} sent {error}, which no answer takes. See that {advice.parameter} "
+                f"is the address of {advice.server} itself, or ask for fewer descriptions."
+            )
+        if isinstance(error, _OF_JSON):
+            return DescriberAnswerError(
+                f"{self.server} did not answer as {advice.speaker} does: {self.excerpt(error)} "
+                f"Ask it yourself with {advice.ask}, and see that {advice.parameter} is not the "
+                "address of something else."
+            )
+        return None
+
+    def _of_connection(self, error: Exception) -> DescriberError | None:
+        """Error for a connection that there is not, or not for long enough."""
+        import httpx
+
+        advice = self.advice
+        if isinstance(error, (ConnectionError, httpx.ConnectError, httpx.ConnectTimeout)):
+            # A certificate that is not to be trusted among them: httpx says what it is.
+            reason = f" ({self.excerpt(error)})" if isinstance(error, httpx.ConnectError) else ""
+            return DescriberConnectionError(
+                f"{self.server} cannot be reached{reason}. Start it {advice.start}, pass its "
+                f"address as {advice.parameter}, or use saved descriptions with TableDescriber."
+            )
+        if isinstance(error, httpx.TimeoutException):
+            return DescriberTimeoutError(
+                f"{self.server} did not answer within timeout={self.timeout:g} seconds. Raise "
+                f"timeout, load the model beforehand {advice.load}, or take a smaller one."
+            )
+        if isinstance(error, httpx.HTTPError):
+            return DescriberConnectionError(
+                f"the connection to {self.server} failed: {self.excerpt(error)}. See that it "
+                f"runs ({advice.running}) and that {advice.parameter} is its address, for "
+                f"instance {advice.example}."
+            )
+        return None
+
+    def refusal(self, status: int, said: object) -> DescriberError:
+        """Error for a status that says that there is no answer.
+
+        Parameters
+        ----------
+        status : int
+        said : object
+            What came with it.
+
+        Returns
+        -------
+        DescriberError
+        """
+        if is_page(said):
+            return DescriberError(
+                f"{self.server} answered with status {status} and an HTML page where JSON was "
+                "expected. Something else answers there, a proxy perhaps: see that "
+                f"{self.advice.parameter} is the address of {self.advice.server} itself."
             )
         return DescriberError(
-            f"{self._server} answered with status {error.status_code}: {text} "
-            "See its log: `journalctl -u ollama`, or where `ollama serve` runs."
+            f"{self.server} answered with status {status}: {self.excerpt(said)} "
+            f"See its log{self.advice.log}."
         )
 
 
-def _excerpt(said: object) -> str:
-    """Beginning of what a server said, fit to be shown on a terminal."""
-    return clean_text(str(said)[: 5 * _EXCERPT_LENGTH])[:_EXCERPT_LENGTH]
+def is_page(said: object) -> bool:
+    """Tell whether a server said HTML.
+
+    Parameters
+    ----------
+    said : object
+
+    Returns
+    -------
+    bool
+    """
+    return str(said).lstrip().startswith("<")

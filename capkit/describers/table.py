@@ -7,14 +7,18 @@ import difflib
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sklearn.base import BaseEstimator
 
 from capkit._files import write_atomically
-from capkit.describers.asking import check_class_names, clean_descriptions, unfit_character
+from capkit.describers.asking import (
+    check_class_names,
+    clean_descriptions,
+    object_without_doubles,
+    unfit_character,
+)
 from capkit.exceptions import DescriberAnswerError
 
 __all__ = ["TableDescriber", "load_descriptions", "save_descriptions"]
@@ -37,7 +41,7 @@ class TableDescriber(BaseEstimator):
 
     See Also
     --------
-    OllamaDescriber : Descriptions by a language model.
+    OllamaDescriber, OpenAIDescriber : Descriptions by a language model.
     save_descriptions : Keep what a language model said, to read and correct it.
 
     Examples
@@ -204,7 +208,7 @@ def load_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
     with open(path, encoding="utf-8-sig", newline="") as stream:
         try:
             if suffix == ".json":
-                table = json.load(stream, object_pairs_hook=_object_without_doubles)
+                table = json.load(stream, object_pairs_hook=object_without_doubles)
             else:
                 table = _read_csv(stream)
         except UnicodeDecodeError as error:
@@ -260,15 +264,6 @@ def _checked_texts(texts: Sequence[str], class_name: str, where: str) -> list[st
         return clean_descriptions(texts, class_name)
     except DescriberAnswerError as error:
         raise DescriberAnswerError(f"{where}: {error}") from None
-
-
-def _object_without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        times = Counter(name for name, _ in pairs)
-        doubled = [name for name in table if times[name] > 1]
-        raise ValueError(f"expected each class once, got twice: {doubled!r:.200}")
-    return table
 
 
 def _read_csv(stream: Iterable[str]) -> dict[str, list[str]]:
