@@ -67,7 +67,7 @@ def test_the_next_command_takes_what_the_first_wrote(folder, tmp_path):
 def test_a_language_model_describes_classes_whose_name_does_not_fit(folder, tmp_path):
     with OllamaServer() as server:
         result = label(
-            folder, tmp_path / "labels.csv", "--no-report", "--no-model",
+            folder, tmp_path / "labels.csv", "--no-report", "--no-model", "--tuning", "adapter",
             "--openai", server.base_url, "llama3.2",
         )  # fmt: skip
     assert result.exit_code == 0, result.output
