@@ -47,8 +47,9 @@ def check_concept_space(X: object, owner: object, *, min_images: int = 0) -> Con
     name = type(owner).__name__
     if not isinstance(X, ConceptSpace):
         raise TypeError(
-            f"{name} expected a ConceptSpace, got {type(X).__name__}. Put CLIPEncoder before it, "
-            "or build one: ConceptSpace(image_features, text_features, class_names)."
+            f"{name} expected a ConceptSpace, got {type(X).__name__}. Put CLIPEncoder with "
+            "class_names before it (without them it gives an array of features), or build one: "
+            "ConceptSpace(image_features, text_features, class_names)."
         )
     for field in ("image_features", "text_features"):
         if not np.isfinite(getattr(X, field)).all():

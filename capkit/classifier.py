@@ -22,9 +22,11 @@ from capkit._temperature import fit_temperature
 from capkit._validation import UNLABELED, LabelCodec, seeded_copy
 from capkit.adapted import AdaptedModel
 from capkit.alignment import ConceptAligner
+from capkit.backbones.hub import is_hub_name
 from capkit.backbones.registry import is_path
+from capkit.backbones.reloading import reload_backbone
 from capkit.encoder import CLIPEncoder
-from capkit.exceptions import AdaptationWarning
+from capkit.exceptions import AdaptationWarning, BackboneMismatchError
 from capkit.gaussians import GaussianPrior, evidence_temperature
 from capkit.guard import AdaptationReport, judge, training_is_carried
 from capkit.images import ImageSource
@@ -165,7 +167,7 @@ class CAPClassifier(TrainedClassifier):
         in a folder of its own. A fit that was killed goes on from there when it is run again
         with the same arguments, and ends where it would have ended.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
         Processes that train together, each with a GPU of its own, or all on the CPU. More than
         one needs the package accelerate, and a ``if __name__ == "__main__":`` in the script.
@@ -671,19 +673,30 @@ class CAPClassifier(TrainedClassifier):
             )
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, device: str = "auto") -> CAPClassifier:
+    def load(
+        cls,
+        path: str | os.PathLike,
+        *,
+        device: str = "auto",
+        backbone: str | os.PathLike | None = None,
+    ) -> CAPClassifier:
         """Read a classifier that :meth:`save` wrote.
 
         The backbone is loaded by its name when it is first needed, and has to be the one that
         the classifier was fitted with. A file cannot say where to write: ``checkpoint_dir`` and
-        the encoder's ``cache_dir`` are None. Nor is the path of a backbone followed of which the
-        file has no fingerprint: such a classifier predicts for a ConceptSpace alone.
+        the encoder's ``cache_dir`` are None. Nor is the path of a backbone, or a repository of
+        the Hub, followed of which the file has no fingerprint: such a classifier predicts for a
+        ConceptSpace alone.
 
         Parameters
         ----------
         path : path
         device : str, default="auto"
             Where it is to run; becomes its parameter.
+        backbone : str, path or None, default=None
+            Another name or path of the same backbone, for one that is not where it was at the
+            fit; becomes its parameter, and what the file names is not looked at. It is loaded at
+            once.
 
         Returns
         -------
@@ -694,10 +707,16 @@ class CAPClassifier(TrainedClassifier):
         ValueError
             If the file is not a saved classifier, of another format, or holds what no classifier
             has.
+        BackboneError
+            If `backbone` cannot be loaded; BackboneMismatchError if it is not the one of the fit,
+            or the file has no fingerprint to tell.
         """
         parameters, values, arrays = read_model(path, _SAVED_CLASSES, cls._check_saved)
         classifier = cls._without_paths(parameters).set_params(device=device)
-        if values["backbone_id_"] is None and is_path(values["backbone_name_"]):
+        if backbone is not None:
+            name = classifier._take_backbone(os.fspath(backbone), values["backbone_id_"])
+            values["backbone_name_"] = name
+        elif values["backbone_id_"] is None and _is_anyones(values["backbone_name_"]):
             values["backbone_name_"] = None
         classifier._model = AdaptedModel.from_arrays(
             arrays, values["logit_scale_"], values["tuning_"]
@@ -722,6 +741,20 @@ class CAPClassifier(TrainedClassifier):
         classifier._validate_params()
         model.values["tuning_"].check_inference(classifier.inference)
 
+    def _take_backbone(self, name: str, identity: str | None) -> str:
+        """Take a backbone in place of the file's, and give its whole name."""
+        owner = "the saved CAPClassifier"
+        if identity is None:
+            raise BackboneMismatchError(
+                f"{owner} has no fingerprint of a backbone, so that nothing tells whether it is "
+                f"{name!r}. Encode the images by CLIPEncoder, and pass the ConceptSpace."
+            )
+        found = reload_backbone(name, identity, device=self.device, owner=owner)
+        self.set_params(backbone=found.name)
+        if self.encoder is not None:
+            self.set_params(encoder__backbone="auto")  # which is this classifier's
+        return found.name
+
     @classmethod
     def _without_paths(cls, parameters: dict[str, Any]) -> CAPClassifier:
         """With the parameters of a file, but for those that say where to write."""
@@ -732,3 +765,8 @@ class CAPClassifier(TrainedClassifier):
             if name.rpartition("__")[2] in ("cache_dir", "checkpoint_dir")
         ]
         return classifier.set_params(**dict.fromkeys(places))
+
+
+def _is_anyones(backbone: str | None) -> bool:
+    """Whether what stands under a backbone's name is up to whoever wrote it there."""
+    return is_path(backbone) or is_hub_name(backbone)

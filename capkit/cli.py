@@ -290,13 +290,22 @@ def label(photos: Path, classes: Path, out: Path, **options: Any) -> None:
 @_photos
 @click.option("--out", type=_new_file, required=True, help="File for the labels.")
 @_format
+@click.option(
+    "--backbone", help="Where the CLIP model of MODEL is now. [default: where it was then]"
+)
 @_reading_options
 def predict(model: Path, photos: Path, out: Path, **options: Any) -> None:
     """Label the images in PHOTOS by a MODEL that capkit label wrote."""
     from capkit.commands import predict_folder
 
-    format = options.pop("format")
-    prediction = predict_folder(model, photos, out, format=format, encoder=_encoder(**options))
+    prediction = predict_folder(
+        model,
+        photos,
+        out,
+        format=options.pop("format"),
+        backbone=options.pop("backbone"),
+        encoder=_encoder(**options),
+    )
     _show_table(prediction.table)
     _show_files(prediction)
     _show_written(labels=prediction.written)

@@ -40,7 +40,8 @@ _SHOWN_FAILURES = 20
 class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     """Encode images and class names with a CLIP-like model.
 
-    Turns images into a :class:`~capkit.ConceptSpace`, the value that the other stages take.
+    Turns images into a :class:`~capkit.ConceptSpace`, the value that the other stages take; or
+    without class names into the array of their features, which any scikit-learn estimator takes.
     Features are kept, so that no image is encoded twice: on disk under `cache_dir`, or in memory
     while the process lives.
 
@@ -48,16 +49,18 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     ----------
     backbone : str or path, default="auto"
         Name of the model, see :func:`~capkit.backbones.load_backbone`: ``"MODEL/TAG"`` of
-        open_clip, the path of a checkpoint, ``"glyph"``, or ``"auto"``.
+        open_clip, ``"hf-hub:ORGANISATION/NAME"``, the path of a checkpoint,
+        ``"local-dir:FOLDER"``, ``"glyph"``, or ``"auto"``.
     template : str or sequence of str, default="a photo of a {}"
         Text that a class name is put into, in place of ``{}``. Of several templates the features
         are averaged, as zero-shot CLIP does.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; here or at :meth:`fit`. Without them :meth:`transform` gives an
+        array of features, and `template` is not used.
     batch_size : int, default=256
         Number of images that are encoded at once. Less needs less memory.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     cache_dir : path or None, default=None
         Folder in which features are kept. The key of an image is its content, or of a file its
         path, size and time of change; of a text the text with its template; and of both the
@@ -70,7 +73,8 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read: an error that names it, or a warning that
         lists all of them. Those that are skipped have no row in the ConceptSpace, whose
-        ``sample_indices`` say which images the others are.
+        ``sample_indices`` say which images the others are. An array of features could not say
+        it: ``"skip"`` needs class names.
     max_pixels : int or None, default=67108864
         Most pixels that an image file may have, also where training or a prediction reads it: a
         thread needs 4 bytes for each. One of more is not decoded, but treated as `on_error` says.
@@ -81,11 +85,11 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
 
     Attributes
     ----------
-    class_names_ : tuple of str
-        Names of the classes.
-    prompts_ : tuple of str
+    class_names_ : tuple of str or None
+        Names of the classes; None, as are the next two, where there are none.
+    prompts_ : tuple of str or None
         Each class name in the (first) template.
-    text_features_ : ndarray of shape (n_classes, d), dtype float32
+    text_features_ : ndarray of shape (n_classes, d), dtype float32, or None
         ``W``, unit rows.
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits.
@@ -124,6 +128,14 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     >>> encoder = CLIPEncoder(backbone="glyph", class_names=digits.class_names)
     >>> encoder.fit_transform(digits.images[:20])
     ConceptSpace(n_images=20, n_classes=10, n_features=128)
+
+    With labels of many images and without class names, in front of an ordinary classifier:
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> probe = make_pipeline(CLIPEncoder(backbone="glyph"), LogisticRegression())
+    >>> probe.fit(digits.images[:200], digits.target[:200]).predict(digits.images[:2]).shape
+    (2,)
     """
 
     # class_names is routed to fit without a set_fit_request of the user
@@ -171,13 +183,14 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     def fit(
         self, X: object, y: object = None, *, class_names: Sequence[str] | None = None
     ) -> CLIPEncoder:
-        """Encode the class names; the images are not looked at.
+        """Encode the class names, if there are any; the images are not looked at.
 
         Parameters
         ----------
         X : sequence of images of length n_images
-            Paths, PIL images, arrays, an array (n, H, W, 3), a tensor (n, 3, H, W) or a Dataset.
-        y : None
+            Paths, files, encoded bytes, PIL images, arrays, an array (n, H, W, 3), a tensor
+            (n, 3, H, W) or a Dataset, of torch or of Hugging Face.
+        y : object
             Ignored.
         class_names : sequence of str or None, default=None
             Names of the classes, if the constructor was given none.
@@ -189,27 +202,45 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         Raises
         ------
         ClassNamesError
-            If there are no class names, or they cannot be right.
+            If the class names cannot be right.
         ValueError
-            If a template has no place for the class name, or cannot be written.
+            If a template has no place for the class name, or cannot be written; or if
+            ``on_error="skip"`` stands without class names.
         BackboneError
             If the backbone cannot be loaded.
         """
         source = check_images(X, self)
-        names = resolve_class_names(self.class_names, class_names, len(source))
+        names = self._resolve_class_names(class_names, len(source))
         templates = _check_templates(self.template)
         backbone = load_backbone(self.backbone, device=self.device)
-        with open_feature_store(self.cache_dir) as store:
-            self.text_features_ = _class_features(backbone, names, templates, store)
-        self.class_names_ = names
-        self.prompts_ = tuple(templates[0].format(name) for name in names)
+        self.class_names_, self.prompts_, self.text_features_ = names, None, None
+        if names is not None:
+            with open_feature_store(self.cache_dir) as store:
+                self.text_features_ = _class_features(backbone, names, templates, store)
+            self.prompts_ = tuple(templates[0].format(name) for name in names)
         self.logit_scale_ = backbone.logit_scale
         self.n_features_out_ = backbone.embed_dim
         self.backbone_name_ = backbone.name
         self.backbone_id_ = backbone.identity
         return self
 
-    def transform(self, X: object) -> ConceptSpace:
+    def _resolve_class_names(
+        self, given: Sequence[str] | None, n_images: int
+    ) -> tuple[str, ...] | None:
+        if self.class_names is None and given is None:
+            self._check_nothing_is_skipped()
+            return None
+        return resolve_class_names(self.class_names, given, n_images)
+
+    def _check_nothing_is_skipped(self) -> None:
+        if self.on_error == "skip":
+            raise ValueError(
+                "on_error='skip' leaves out images, and without class names the features are an "
+                "array, which cannot say which. Pass class_names, for a ConceptSpace with "
+                "sample_indices, or on_error='raise'."
+            )
+
+    def transform(self, X: object) -> ConceptSpace | np.ndarray:
         """Encode images, those that were not encoded before.
 
         Parameters
@@ -219,12 +250,15 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
 
         Returns
         -------
-        ConceptSpace
+        ConceptSpace, or ndarray of shape (n_images, d), dtype float32
             One row for each image, in their order; with ``on_error="skip"`` none for those that
-            could not be read.
+            could not be read. The array, where there are no class names, has unit rows; it stays
+            one whatever ``set_output`` asks for.
 
         Raises
         ------
+        ValueError
+            If ``on_error="skip"`` stands without class names.
         ImageReadError
             If an image cannot be read, or with ``on_error="skip"`` none can.
         CacheError
@@ -233,6 +267,8 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
             If a batch does not fit into memory.
         """
         check_is_fitted(self)
+        if self.class_names_ is None:
+            self._check_nothing_is_skipped()
         source = check_images(X, self).limited(self.max_pixels)
         backbone = self.backbone_
         with open_feature_store(self.cache_dir) as store:
@@ -245,6 +281,8 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
                 skip_errors=self.on_error == "skip",
                 verbose=self.verbose,
             )
+        if self.class_names_ is None or self.text_features_ is None:
+            return features
         rows = None
         if errors:
             rows = _rows_without(errors, len(source))

@@ -14,7 +14,10 @@ from capkit.pixels import (
     EXPECTED_IMAGES,
     array_hasher,
     check_array,
+    file_bytes,
     image_key,
+    image_of,
+    is_file,
     is_tensor,
     item_key,
     item_name,
@@ -36,8 +39,8 @@ class ImageSource(Sequence):
     Parameters
     ----------
     items : sequence
-        Paths, PIL images, arrays, tensors or (image, label) pairs; an array (n, H, W) or
-        (n, H, W, channels); or a Dataset.
+        Paths, PIL images, arrays, tensors, encoded bytes, files or (image, label) pairs; an array
+        (n, H, W) or (n, H, W, channels); or a Dataset.
     positions : ndarray of shape (n_images,) or None, default=None
         Which of `items` these images are; None means all of them.
     numbers : ndarray of shape (n_images,) or None, default=None
@@ -71,10 +74,13 @@ class ImageSource(Sequence):
 
         Parameters
         ----------
-        images : sequence, ndarray, tensor, torch Dataset or ImageSource
-            Paths, PIL images, arrays of one image each, (image, label) pairs; an array
+        images : sequence, ndarray, tensor, Dataset or ImageSource
+            Paths, PIL images, arrays of one image each, encoded bytes, files opened in binary
+            mode, ``{"bytes": ..., "path": ...}``, (image, label) pairs; an array
             (n, H, W[, 1 | 3 | 4]) of uint8, uint16, bool or float from 0 to 1; a tensor
-            (n, 1 | 3 | 4, H, W) of the same.
+            (n, 1 | 3 | 4, H, W) of the same; a torch Dataset; a split of a Hugging Face Dataset
+            with one column of images, which are taken as they are stored, whatever the format
+            or transform that is set.
 
         Returns
         -------
@@ -100,6 +106,8 @@ class ImageSource(Sequence):
             images = _list_of(images)
         if isinstance(images, (list, tuple)):
             return cls(_check_items(list(images)))
+        if _is_table(images):
+            return cls(_ImageColumn(images))
         _check_dataset(images)
         return cls(images)
 
@@ -116,6 +124,26 @@ class ImageSource(Sequence):
             return self.take(np.arange(len(self))[index])
         return self._read(index, self._to_rgb)
 
+    def preview(self, index: int, least_size: int) -> Image.Image:
+        """RGB image to be looked at, which may be smaller than the image itself.
+
+        Parameters
+        ----------
+        index : int
+        least_size : int
+            Height and width that are enough, in pixels; what is smaller stays as it is.
+
+        Returns
+        -------
+        PIL.Image.Image
+
+        Raises
+        ------
+        ImageReadError
+            If the image cannot be read.
+        """
+        return self._read(index, lambda item: self._to_rgb(item, least_size))
+
     def __repr__(self) -> str:
         return f"ImageSource(n_images={len(self)}, of={type(self._items).__name__})"
 
@@ -131,6 +159,8 @@ class ImageSource(Sequence):
                 else [items[i] for i in positions]
             )
             state["_positions"] = np.arange(len(positions))
+        if isinstance(state["_items"], list):
+            state["_items"] = [_without_file(item) for item in state["_items"]]
         return state
 
     def take(self, indices: Any) -> ImageSource:
@@ -187,10 +217,13 @@ class ImageSource(Sequence):
             return image_key(self._to_rgb(item))
         return item_key(item, max_pixels=self._max_pixels)
 
-    def _to_rgb(self, item: Any) -> Image.Image:
+    def _to_rgb(self, item: Any, least_size: int | None = None) -> Image.Image:
         # What a Dataset opens is its own affair: it makes each image anew.
         return item_to_rgb(
-            item, max_pixels=self._max_pixels, keep_unread=not self.keyed_by_reading
+            item,
+            max_pixels=self._max_pixels,
+            keep_unread=not self.keyed_by_reading,
+            least_size=least_size,
         )
 
     def keys(self) -> tuple[dict[int, bytes], dict[int, ImageReadError]]:
@@ -236,8 +269,8 @@ class ImageSource(Sequence):
 
     @property
     def keyed_by_reading(self) -> bool:
-        """Whether a fingerprint costs as much as the image: true of a Dataset."""
-        return not isinstance(self._items, (list, np.ndarray))
+        """Whether a fingerprint costs as much as the image: true of a torch Dataset."""
+        return not isinstance(self._items, (list, np.ndarray, _ImageColumn))
 
     def has_pixels(self, size: int) -> bool:
         """Whether the images are RGB pixels of this size, with nothing to decode or resize.
@@ -324,6 +357,12 @@ def _check_batch(array: np.ndarray) -> np.ndarray:
             f"expected many images, got what looks like one image of shape {array.shape}. "
             "Pass [image], or an array (n, H, W, 3)."
         )
+    if array.ndim == 2 and array.dtype.kind == "f":
+        raise ValueError(
+            f"expected images as an array (n, H, W) or (n, H, W, 1 | 3 | 4), got {array.shape}, "
+            "which looks like features. What CLIPEncoder gives without class names is an array "
+            "for scikit-learn's own estimators: pass it class_names for a ConceptSpace."
+        )
     check_array(array, "an array of images", dimensions=(3, 4))
     return array
 
@@ -348,10 +387,9 @@ def _list_of(array: np.ndarray) -> list:
 
 def _check_items(items: list) -> list:
     for number, item in enumerate(items):
-        inner = item[0] if isinstance(item, (tuple, list)) and len(item) else item
-        if not isinstance(inner, (str, os.PathLike, Image.Image, np.ndarray)) and not is_tensor(
-            inner
-        ):
+        inner = image_of(item)
+        known = isinstance(inner, (str, os.PathLike, Image.Image, np.ndarray, bytes))
+        if not (known or is_tensor(inner) or is_file(inner)):
             raise TypeError(f"{EXPECTED_IMAGES}; image {number} is of type {type(inner).__name__}")
     return items
 
@@ -361,12 +399,64 @@ def _check_dataset(images: object) -> None:
     if isinstance(images, (str, os.PathLike)):
         raise TypeError(
             f"{EXPECTED_IMAGES}, got one path: {os.fspath(images)!r}. For a folder, pass "
-            "sorted(pathlib.Path(folder).glob('*.jpg'))."
+            "capkit.image_files.find_images(folder).paths."
         )
-    if isinstance(images, (Image.Image, bytes, Mapping)):
+    if isinstance(images, Mapping) and images and all(map(_is_table, images.values())):
+        names = ", ".join(repr(str(name)) for name in images)
+        raise TypeError(f"{EXPECTED_IMAGES}, got one {given}. Pass one of its splits: {names}.")
+    if isinstance(images, (Image.Image, bytes, bytearray, Mapping)) or is_file(images):
         raise TypeError(f"{EXPECTED_IMAGES}, got one {given}. Pass a list of images.")
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         raise TypeError(f"{EXPECTED_IMAGES}, got {given}, which has no length or no positions.")
 
 
-# -- reading
+def _without_file(item: Any) -> Any:
+    """An item that can be pickled: of an opened file what it holds."""
+    inner = image_of(item)
+    return file_bytes(inner) if is_file(inner) else item
+
+
+# -- tables of Hugging Face's datasets, which is not imported
+
+
+def _is_table(images: object) -> bool:
+    features = getattr(images, "features", None)
+    return isinstance(features, Mapping) and hasattr(images, "cast_column")
+
+
+class _ImageColumn(Sequence):
+    """The images of a Hugging Face Dataset as they are stored, not decoded.
+
+    Parameters
+    ----------
+    table : datasets.Dataset
+    """
+
+    def __init__(self, table: Any) -> None:
+        if not hasattr(table, "__len__"):
+            raise TypeError(
+                f"{EXPECTED_IMAGES}, got {type(table).__name__}, which has no length or no "
+                "positions: load the Dataset without streaming=True."
+            )
+        self._name = _image_column(table.features)
+        stored = type(table.features[self._name])(decode=False)
+        of_images = table.with_format(None).select_columns([self._name])
+        self._table = of_images.cast_column(self._name, stored)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index):
+        return self._table[index][self._name]
+
+
+def _image_column(features: Mapping[str, Any]) -> str:
+    names = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
+    if len(names) == 1:
+        return names[0]
+    columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items())
+    raise ValueError(
+        f"expected a Dataset with one column of images, got {len(names)} among {columns}. "
+        "Keep the one that is meant: dataset.select_columns(['image']); or make it one of images: "
+        "dataset.cast_column('image', datasets.Image())."
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import stat
 import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -18,7 +20,10 @@ __all__ = [
     "PIXELS_VERSION",
     "array_hasher",
     "check_array",
+    "file_bytes",
     "image_key",
+    "image_of",
+    "is_file",
     "is_tensor",
     "item_key",
     "item_name",
@@ -32,8 +37,9 @@ PIXELS_VERSION = 1
 
 EXPECTED_IMAGES = (
     "expected images as a sequence of paths, PIL images, arrays (H, W), (H, W, 1), (H, W, 3) or "
-    "(H, W, 4), or tensors (3, H, W); an array (n, H, W, 3); a tensor (n, 3, H, W); or a torch "
-    "Dataset of one of these"
+    "(H, W, 4), tensors (3, H, W), encoded bytes, or files opened in binary mode; an array "
+    "(n, H, W, 3); a tensor (n, 3, H, W); a torch Dataset of one of these; or a split of a "
+    "Hugging Face Dataset"
 )
 
 # Pillow's names of the formats that files may have, as far as the installed Pillow knows them
@@ -56,9 +62,14 @@ _EXIF_ORIENTATION = 0x0112
 _KEY_BYTES = 16
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 
-# Pillow reads an image that is not loaded, and its metadata, for one thread at a time. Images
-# cannot be keys of a dictionary of locks: each has the one of its place in memory.
+# Pillow reads an image that is not loaded, and its metadata, for one thread at a time, and a file
+# has one position. They cannot be keys of a dictionary of locks: each has that of its place in
+# memory.
 _LOCKS = tuple(threading.Lock() for _ in range(64))
+
+
+def _lock_of(item: object) -> threading.Lock:
+    return _LOCKS[id(item) // 64 % len(_LOCKS)]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -197,21 +208,49 @@ def tensor_to_array(tensor: Any, *, of_many: bool) -> np.ndarray:
     return np.moveaxis(array, -3, -1)
 
 
+def image_of(item: Any) -> Any:
+    """What of an item is the image, as Datasets give them.
+
+    Parameters
+    ----------
+    item : object
+        Of (image, label) the first; of Hugging Face's ``{"bytes": ..., "path": ...}`` the bytes,
+        and without any the path.
+
+    Returns
+    -------
+    object
+        The item itself, if it is none of these.
+    """
+    if isinstance(item, (tuple, list)) and len(item):
+        item = item[0]
+    if isinstance(item, Mapping) and ("bytes" in item or "path" in item):
+        item = item.get("path") if item.get("bytes") is None else item["bytes"]
+    return bytes(item) if isinstance(item, (bytearray, memoryview)) else item
+
+
 def item_to_rgb(
-    item: Any, *, max_pixels: int | None = None, keep_unread: bool = False
+    item: Any,
+    *,
+    max_pixels: int | None = None,
+    keep_unread: bool = False,
+    least_size: int | None = None,
 ) -> Image.Image:
     """Read one item of a sequence of images, whatever it is, as RGB.
 
     Parameters
     ----------
-    item : path, PIL image, ndarray, tensor, or a tuple that starts with one
-        An array is (H, W) or (H, W, 1 | 3 | 4), a tensor (H, W) or (1 | 3 | 4, H, W). A file has
-        one of the :data:`FORMATS`.
+    item : path, PIL image, ndarray, tensor, bytes, file, or what :func:`image_of` takes
+        An array is (H, W) or (H, W, 1 | 3 | 4), a tensor (H, W) or (1 | 3 | 4, H, W). A file,
+        and what is in bytes, has one of the :data:`FORMATS`.
     max_pixels : int or None, default=None
         Most pixels that a file may have; one of more is not decoded.
     keep_unread : bool, default=False
         Whether an opened PIL image that is not loaded stays so where that can be done: its
         file is read by an image of our own.
+    least_size : int or None, default=None
+        Height and width that are enough: a JPEG file may be decoded at a half, a quarter or an
+        eighth of its own, which is quicker. None decodes all in full.
 
     Returns
     -------
@@ -225,11 +264,14 @@ def item_to_rgb(
     OSError
         If the file cannot be read.
     """
-    if isinstance(item, (tuple, list)) and len(item):
-        item = item[0]  # (image, label), as Datasets give them
+    item = image_of(item)
+    if is_file(item):
+        item = file_bytes(item)
     if isinstance(item, (str, os.PathLike)):
+        _file_status(item)
+    if isinstance(item, (str, os.PathLike, bytes)):
         with _open(item, max_pixels) as image:
-            return _within(image, max_pixels)
+            return _within(image, max_pixels, least_size)
     if isinstance(item, Image.Image):
         return _opened_to_rgb(item, max_pixels, keep_unread)
     if is_tensor(item):
@@ -243,8 +285,14 @@ def item_name(item: Any) -> str:
     """Path of an item, or what it is, for errors."""
     if isinstance(item, (tuple, list)) and len(item):
         item = item[0]
+    if isinstance(item, Mapping):
+        item = item.get("path") or image_of(item)
     if isinstance(item, (str, os.PathLike)):
         return os.fspath(item)
+    if isinstance(item, bytes):
+        return f"{len(item)} bytes"
+    if is_file(item):
+        return str(getattr(item, "name", type(item).__name__))
     if isinstance(item, Image.Image):
         name = getattr(item, "filename", "")
         return os.fspath(name) or f"PIL image of mode {item.mode} and size {item.size}"
@@ -255,12 +303,42 @@ def item_name(item: Any) -> str:
 # -- files
 
 
-def _open(path: str | os.PathLike, max_pixels: int | None) -> ImageFile.ImageFile:
-    """Open a file of one of the formats; nothing of it is decoded."""
-    _file_status(path)
+def is_file(value: object) -> bool:
+    """Whether this is a file, or acts as one, and is not opened as text."""
+    return (
+        hasattr(value, "read") and hasattr(value, "seek") and not isinstance(value, io.TextIOBase)
+    )
+
+
+def file_bytes(file: IO[bytes]) -> bytes:
+    """All that a file holds, from its beginning; its position stays as it was."""
+    with _lock_of(file):
+        try:
+            position = file.tell()
+            file.seek(0)
+        except OSError as error:
+            raise ValueError(
+                f"expected a file that can be read more than once, got one that cannot go back "
+                f"({error}): pass file.read()"
+            ) from error
+        try:
+            content = file.read()
+        finally:
+            file.seek(position)
+    if not isinstance(content, bytes):
+        raise TypeError(
+            f"expected a file opened in binary mode, got one that gives {type(content).__name__}: "
+            "open(path, 'rb')"
+        )
+    return content
+
+
+def _open(source: str | os.PathLike | bytes, max_pixels: int | None) -> ImageFile.ImageFile:
+    """Open a file, or what was in one, of one of the formats; nothing of it is decoded."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     Image.init()
     try:
-        return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         raise UnidentifiedImageError(
             f"expected a file of a format among {', '.join(FORMATS)}, got none of them, or a "
@@ -288,14 +366,16 @@ def _file_status(path: str | os.PathLike) -> os.stat_result:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(
             "expected a file, got a directory: pass the files in it, "
-            "sorted(pathlib.Path(folder).glob('*.jpg'))"
+            "capkit.image_files.find_images(folder).paths"
         )
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("expected a regular file, got a pipe, a socket or a device")
     return status
 
 
-def _within(image: ImageFile.ImageFile, max_pixels: int | None) -> Image.Image:
+def _within(
+    image: ImageFile.ImageFile, max_pixels: int | None, least_size: int | None = None
+) -> Image.Image:
     """RGB of an opened file that has no more than so many pixels."""
     n_pixels = image.width * image.height
     if max_pixels is not None and n_pixels > max_pixels:
@@ -304,6 +384,8 @@ def _within(image: ImageFile.ImageFile, max_pixels: int | None) -> Image.Image:
             f"{image.height} = {n_pixels}: make it smaller, or pass a larger max_pixels to "
             "CLIPEncoder"
         )
+    if least_size is not None:
+        image.draft(None, (least_size, least_size))
     return to_rgb(image)
 
 
@@ -312,7 +394,7 @@ def _within(image: ImageFile.ImageFile, max_pixels: int | None) -> Image.Image:
 
 def _opened_to_rgb(image: Image.Image, max_pixels: int | None, keep_unread: bool) -> Image.Image:
     """RGB of a PIL image, which other threads may be reading too."""
-    with _LOCKS[id(image) // 64 % len(_LOCKS)]:
+    with _lock_of(image):
         own = _opened_again(image, max_pixels) if keep_unread else None
         if own is None:
             if not isinstance(image, ImageFile.ImageFile):
@@ -344,6 +426,7 @@ def _opened_again(image: Image.Image, max_pixels: int | None) -> ImageFile.Image
         is_same_file = os.path.samestat(os.fstat(image.fp.fileno()), os.stat(path))
         if not is_same_file or image.tell() != 0 or getattr(image, "_exif", None) is not None:
             return None
+        _file_status(path)
         again = _open(path, max_pixels)
     except (AttributeError, OSError, ValueError):  # no file, a closed one, or another format
         return None
@@ -388,12 +471,16 @@ def image_key(image: Image.Image) -> bytes:
 def item_key(item: Any, *, max_pixels: int | None = None) -> bytes:
     """Fingerprint of an item: of a file its path, size and time of change, else its content.
 
-    A PIL image that is not loaded counts as its file, where it has one.
+    A PIL image that is not loaded counts as its file, where it has one. Of bytes, and of what an
+    opened file holds, the content is that before it is decoded.
     """
-    if isinstance(item, (tuple, list)) and len(item):
-        item = item[0]
+    item = image_of(item)
+    if is_file(item):
+        item = file_bytes(item)
     if isinstance(item, (str, os.PathLike)):
         return _path_key(item)
+    if isinstance(item, bytes):
+        return hashlib.blake2b(item, digest_size=_KEY_BYTES, person=b"bytes").digest()
     if isinstance(item, np.ndarray):
         return _array_key(item)
     if isinstance(item, Image.Image):

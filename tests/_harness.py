@@ -136,6 +136,13 @@ class RowCLIPEncoder(_Transforms, _RowsAsImages, CLIPEncoder):
     """CLIPEncoder of rows."""
 
 
+class RowFeatureEncoder(RowCLIPEncoder):
+    """CLIPEncoder of rows, without class names: it gives an array."""
+
+    def _fit_arguments(self):
+        return {}
+
+
 class RowMismatchDetector(_Transforms, _RowsAsSpace, MismatchDetector):
     """MismatchDetector of rows."""
 

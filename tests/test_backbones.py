@@ -16,8 +16,8 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from capkit.backbones import list_backbones, load_backbone, registry
-from capkit.backbones.loading import BackboneFiles
+from capkit.backbones import hub, list_backbones, load_backbone, registry
+from capkit.backbones.files import BackboneFiles
 from capkit.backbones.stem import ConvStem
 from capkit.exceptions import BackboneError, BackboneMismatchError, BackboneNotFoundError
 
@@ -303,6 +303,16 @@ def test_damaged_weights_are_said(tmp_path):
         load_backbone(path)
 
 
+def test_weights_without_the_bias_of_a_siglip_loss_are_taken(tmp_path):
+    config = {**CONFIG, "init_logit_bias": -10}
+    plain = make_model()
+    path = save_checkpoint(tmp_path, plain, config={"model_cfg": config})
+    backbone = load_backbone(path, device="cpu")
+    assert float(backbone.model.logit_bias) == 0
+    expected = plain.encode_text(backbone.tokenize(TEXTS), normalize=True).detach()
+    assert_allclose(backbone.encode_texts(TEXTS), expected, atol=1e-6)
+
+
 def test_image_that_is_not_square_is_refused(tmp_path):
     config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": [16, 32]}}
     path = save_checkpoint(tmp_path, make_model(config=config), config={"model_cfg": config})
@@ -329,7 +339,19 @@ def test_a_device_that_computes_nothing_is_refused_before_loading(tmp_path, devi
 
 def test_a_path_is_told_from_a_name(tmp_path):
     assert registry.is_path(str(tmp_path / "model.pt"))
-    assert not any(map(registry.is_path, ("glyph", "ViT-B-32/openai", "auto", None)))
+    assert registry.is_path("local-dir:models/plants")
+    names = ("glyph", "ViT-B-32/openai", "hf-hub:lab/plants.bin", "auto", None)
+    assert not any(map(registry.is_path, names))
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "has_mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch, has_cuda, has_mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    assert registry.resolve_device("auto") == torch.device(expected)
 
 
 def test_unknown_device_is_a_value_error():
@@ -355,11 +377,19 @@ def test_device_that_is_not_there_is_said():
         ("ViT-B-32", r"expected a pretrained model 'MODEL/TAG'.*ViT-B-32/openai"),
         ("ViT-B-32/opnai", r"Of ViT-B-32 there are: ViT-B-32/openai"),
         ("nothing/like it", r"'auto', 'glyph', the path of a checkpoint .*list_backbones"),
+        ("nothing/like-it", r"Or 'hf-hub:nothing/like-it', on the Hugging Face Hub\?"),
     ],
 )
 def test_unknown_name_is_answered_with_what_there_is(name, match):
     with pytest.raises(BackboneNotFoundError, match=match):
         load_backbone(name)
+
+
+def test_a_folder_without_the_prefix_is_answered_with_it(tmp_path):
+    with pytest.raises(BackboneNotFoundError, match=f"write 'local-dir:{tmp_path}'"):
+        load_backbone(tmp_path)
+    with pytest.raises(BackboneNotFoundError, match=r"'\./nothing' is not there: expected the pa"):
+        load_backbone("./nothing")
 
 
 def test_list_holds_every_kind_of_name():
@@ -496,7 +526,7 @@ def test_auto_offline_is_an_error_that_says_how_to_get_weights(
 
 def test_auto_does_not_wait_for_a_network_that_hangs(small_open_clip, small_glyph, monkeypatch):
     released = threading.Event()
-    monkeypatch.setattr(registry, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(hub, "_PROBE_SECONDS", 0.05)
     monkeypatch.setattr(
         "huggingface_hub.get_hf_file_metadata", lambda *args, **kwargs: released.wait(60)
     )

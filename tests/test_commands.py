@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from photo_folders import NAMES, write_class_folders, write_names, write_photos
+from tiny_models import save_random_clip
 
 import capkit
 from capkit import CAPClassifier, CLIPEncoder
@@ -18,7 +19,12 @@ from capkit.commands import (
     run_demo,
 )
 from capkit.datasets import load_digits
-from capkit.exceptions import BackboneMismatchError, ClassNamesError, LabelError
+from capkit.exceptions import (
+    BackboneMismatchError,
+    BackboneNotFoundError,
+    ClassNamesError,
+    LabelError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,29 @@ def test_a_model_that_was_fitted_on_indices_names_its_labels(tmp_path):
         for label, index in zip(prediction.table.label_names, truth, strict=True)
     ]
     assert np.mean(right) > 0.8
+
+
+def test_a_model_whose_checkpoint_was_moved_is_told_where_it_is(tmp_path):
+    (tmp_path / "before").mkdir()
+    weights = save_random_clip(tmp_path / "before")
+    write_photos(tmp_path / "photos")
+    label_folder(
+        tmp_path / "photos",
+        NAMES,
+        tmp_path / "labels.csv",
+        report=None,
+        encoder=CLIPEncoder(weights),
+        classifier=CAPClassifier(tuning="adapter", random_state=0),
+    )
+    (tmp_path / "before").rename(tmp_path / "after")
+    arguments = (tmp_path / "labels.capkit", tmp_path / "photos", tmp_path / "again.csv")
+    with pytest.raises(BackboneNotFoundError):
+        predict_folder(*arguments)
+    predict_folder(*arguments, backbone=tmp_path / "after" / weights.name)
+    again, labels = ((tmp_path / name).read_text() for name in ("again.csv", "labels.csv"))
+    assert [row.split(",")[1] for row in again.splitlines()] == [
+        row.split(",")[1] for row in labels.splitlines()
+    ]
 
 
 # -- inspect

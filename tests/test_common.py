@@ -11,6 +11,7 @@ from _harness import (
     RowCLIPEncoder,
     RowConceptAligner,
     RowCPLClassifier,
+    RowFeatureEncoder,
     RowFixMatchClassifier,
     RowFPLClassifier,
     RowGaussianTransduction,
@@ -69,6 +70,7 @@ PAPER = {"pseudo_labels": "zero_shot", "random_state": 0}
 
 ESTIMATORS = [
     RowCLIPEncoder(),
+    RowFeatureEncoder(),
     RowMismatchDetector(random_state=0),
     RowConceptAligner(random_state=0),
     RowMarginCalibrator(),

@@ -16,10 +16,11 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from capkit import CLIPEncoder, ConceptSpace
+from capkit import CLIPEncoder, ConceptSpace, MismatchDetector
 from capkit.backbones import load_backbone
 from capkit.baselines import ZeroShotClassifier
 from capkit.decoding import decode_for_training, decode_pixels
@@ -194,12 +195,72 @@ def test_template_without_a_place_for_the_name_is_refused(encoder, images, templ
 
 def test_class_names_at_fit(random_backbone, images):
     encoder = CLIPEncoder(random_backbone)
-    with pytest.raises(ClassNamesError, match="got none"):
-        encoder.fit(images)
     assert encoder.fit(images, class_names=NAMES).class_names_ == tuple(NAMES)
     assert encoder.fit_transform(images, class_names=NAMES).class_names == tuple(NAMES)
     with pytest.raises(ClassNamesError, match="cross-validation"):
         encoder.fit(images[:3], class_names=NAMES)
+
+
+# -- without class names
+
+
+@pytest.fixture
+def nameless(random_backbone):
+    return CLIPEncoder(random_backbone, device="cpu", batch_size=3)
+
+
+def test_a_stage_behind_it_says_what_it_lacks(nameless, images):
+    with pytest.raises(TypeError, match="with class_names before it"):
+        MismatchDetector().fit(nameless.fit_transform(images))
+
+
+def test_without_class_names_features_are_an_array(nameless, encoder, images):
+    features = nameless.fit_transform(images)
+    assert type(features) is np.ndarray and features.dtype == np.float32
+    assert_array_equal(features, encoder.fit_transform(images).image_features)
+    assert nameless.class_names_ is nameless.prompts_ is nameless.text_features_ is None
+    assert list(nameless.get_feature_names_out()[:2]) == ["clipencoder0", "clipencoder1"]
+    assert len(nameless.get_feature_names_out()) == features.shape[1]
+    assert_array_equal(pickle.loads(pickle.dumps(nameless)).transform(images), features)
+
+
+def test_an_encoder_forgets_the_class_names_of_an_older_fit(encoder, images):
+    encoder.fit(images)
+    encoder.set_params(class_names=None).fit(images)
+    assert type(encoder.transform(images)) is np.ndarray
+    assert encoder.text_features_ is None
+
+
+def test_a_probe_behind_it_is_searched_by_labels(nameless, images, encoded):
+    images, y = np.tile(images, (4, 1, 1, 1)), np.tile([0, 0, 0, 1, 1, 2, 2], 4)
+    probe = make_pipeline(nameless, LogisticRegression(C=1e4))
+    search = GridSearchCV(probe, {"logisticregression__C": [1e-6, 1e4]}, cv=2).fit(images, y)
+    assert search.best_params_ == {"logisticregression__C": 1e4}
+    assert search.score(images, y) == 1
+    assert sum(encoded) == 7
+
+
+def test_tables_are_not_made_of_features_either(nameless, images):
+    probe = make_pipeline(nameless, StandardScaler()).set_output(transform="pandas")
+    assert type(nameless.fit_transform(images)) is np.ndarray
+    assert probe.fit_transform(images).shape == (7, nameless.fit(images).n_features_out_)
+
+
+def test_nothing_is_skipped_without_class_names(nameless, images, tmp_path):
+    paths = files_of(images, tmp_path)
+    break_files(paths)
+    with pytest.raises(ImageReadError, match=r"image [145] "):
+        nameless.fit(paths).transform(paths)
+    nameless.set_params(on_error="skip")
+    for method in (nameless.fit, nameless.transform):
+        with pytest.raises(ValueError, match=r"cannot say which\. Pass class_names, for a"):
+            method(paths)
+
+
+def test_a_classifier_behind_it_says_that_class_names_are_missing(nameless, images):
+    features = nameless.fit_transform(images)
+    with pytest.raises(ValueError, match=r"looks like features.*pass it class_names"):
+        ZeroShotClassifier(class_names=NAMES).fit(features)
 
 
 def test_wrong_images_are_refused_before_anything_is_loaded(images):

@@ -1,15 +1,27 @@
 """Sequences of images, however users have them, and fingerprints of them."""
 
+import io
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from colour_images import COLORS, ColorDataset, every_kind, reds
+from colour_images import (
+    COLORS,
+    ColorDataset,
+    ColorTable,
+    Image_,
+    Value,
+    encoded,
+    every_kind,
+    reds,
+)
 from PIL import Image, ImageFile
 
 from capkit.exceptions import ImageReadError
 from capkit.images import ImageSource
+
+TABLES = ("table", "table with a transform")  # which say themselves how they are pickled
 
 
 @pytest.mark.parametrize("kind", every_kind())
@@ -38,9 +50,29 @@ def test_paths_in_lists_tuples_arrays_and_series(colour_paths):
 @pytest.mark.parametrize(
     ("images", "error", "match"),
     [
-        ("folder", TypeError, "For a folder, pass sorted"),
+        ("folder", TypeError, "For a folder, pass capkit"),
         (Image.new("RGB", (2, 2)), TypeError, "got one Image. Pass a list"),
         ({"images": []}, TypeError, "got one dict"),
+        (b"\x89PNG", TypeError, "got one bytes. Pass a list"),
+        (io.BytesIO(), TypeError, "got one BytesIO. Pass a list"),
+        ([io.StringIO()], TypeError, "image 0 is of type StringIO"),
+        ([{"bytes": None, "path": None}], TypeError, "image 0 is of type NoneType"),
+        (np.zeros((5, 8)), ValueError, r"got \(5, 8\), which looks like features.*class_names"),
+        (
+            {"train": ColorTable(), "test": ColorTable()},
+            TypeError,
+            "got one dict. Pass one of its splits: 'train', 'test'",
+        ),
+        (
+            ColorTable(features={"label": Value()}),
+            ValueError,
+            r"one column of images, got 0 among label \(Value\).*cast_column",
+        ),
+        (
+            ColorTable(features={"photo": Image_(), "mask": Image_()}),
+            ValueError,
+            r"got 2 among photo \(Image\), mask \(Image\)\. Keep the one.*select_columns",
+        ),
         (iter([]), TypeError, "list_iterator, which has no length"),
         (3, TypeError, "got int"),
         ([1, 2], TypeError, "image 0 is of type int"),
@@ -99,7 +131,7 @@ def test_slices_and_nested_takes_pick_the_right_images(colour_paths):
     assert len(source.take([])) == 0
 
 
-@pytest.mark.parametrize("kind", every_kind().keys() - {"Dataset"})
+@pytest.mark.parametrize("kind", every_kind().keys() - {"Dataset", *TABLES})
 def test_pickle_keeps_the_wanted_images_only(kind):
     source = ImageSource.from_user(every_kind()[kind])
     part = pickle.dumps(source.take([5, 1]))
@@ -182,3 +214,83 @@ def test_files_that_a_dataset_has_opened_are_closed_by_reading(colour_paths):
     dataset = OpeningDataset(colour_paths)
     assert reds(ImageSource.from_user(dataset)) == [color[0] for color in COLORS]
     assert all(image.fp is None for image in dataset.opened)
+
+
+# -- bytes, files and tables
+
+
+def test_a_path_in_a_row_counts_where_it_has_no_bytes(colour_paths):
+    rows = [{"bytes": None, "path": str(path)} for path in colour_paths]
+    source = ImageSource.from_user(rows)
+    assert reds(source) == [color[0] for color in COLORS]
+    assert source.key(3) == ImageSource.from_user(colour_paths).key(3)
+    colour_paths[2].unlink()
+    with pytest.raises(ImageReadError, match=r"image 2 \(.*2\.png\)"):
+        source[2]
+
+
+def test_open_files_are_read_from_their_beginning_and_left_where_they_were(colour_paths):
+    files = [path.open("rb") for path in colour_paths]
+    for file in files:
+        file.seek(5)
+    source = ImageSource.from_user(files)
+    for _ in "12":
+        assert reds(source) == [color[0] for color in COLORS]
+    assert [file.tell() for file in files] == [5] * 7
+    files[4].close()
+    with pytest.raises(ImageReadError, match=r"image 4 \(.*4\.png\).*closed file"):
+        source[4]
+
+
+def test_open_files_go_to_other_processes_as_what_they_hold(colour_paths):
+    files = [(path.open("rb"), "label") for path in colour_paths]
+    again = pickle.loads(pickle.dumps(ImageSource.from_user(files).take([6, 2])))
+    assert reds(again) == [60, 20]
+
+
+def test_fingerprints_of_bytes_files_and_rows_are_of_their_content():
+    kinds = every_kind()
+    names = ("bytes", "files", "rows", "table")
+    keys = [ImageSource.from_user(kinds[name]).keys()[0] for name in names]
+    assert keys[0] == keys[1] == keys[2] == keys[3]
+    assert len(set(keys[0].values())) == 7
+    assert ImageSource.from_user([encoded()[3] + b"more"]).key(0) != keys[0][3]
+
+
+def test_a_table_is_not_decoded_for_its_fingerprints(monkeypatch):
+    source = ImageSource.from_user(ColorTable())
+    assert not source.keyed_by_reading
+    monkeypatch.setattr(Image, "open", None)
+    assert len(source.keys()[0]) == 7
+
+
+def test_a_streamed_table_is_refused_with_what_to_do():
+    class Stream:
+        features = {"image": Image_()}
+
+        def cast_column(self):
+            raise AssertionError
+
+    with pytest.raises(TypeError, match=r"got Stream, which has no .*without streaming=True"):
+        ImageSource.from_user(Stream())
+
+
+def test_a_preview_of_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
+    gradient = np.linspace(0, 255, 1600).astype(np.uint8)
+    Image.fromarray(np.tile(gradient, (800, 1))).convert("RGB").save(
+        tmp_path / "a.jpg", quality=95
+    )
+    Image.fromarray(np.tile(gradient, (800, 1))).convert("RGB").save(tmp_path / "a.png")
+    source = ImageSource.from_user([tmp_path / "a.jpg", tmp_path / "a.png"])
+    small = source.preview(0, 150)
+    assert small.size == (400, 200)
+    assert source.preview(1, 150).size == source[0].size == (1600, 800)
+    full = np.asarray(source[0].resize(small.size, Image.Resampling.BOX), dtype=float)
+    assert np.abs(np.asarray(small) - full).mean() < 2
+
+
+def test_a_preview_keeps_the_limit_on_pixels_and_names_what_cannot_be_read(tmp_path):
+    Image.new("RGB", (400, 400)).save(tmp_path / "a.jpg")
+    source = ImageSource.from_user([tmp_path / "a.jpg"]).limited(100_000)
+    with pytest.raises(ImageReadError, match=r"a\.jpg.*max_pixels=100000"):
+        source.preview(0, 50)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -25,7 +26,11 @@ from capkit import (
     MismatchDetector,
 )
 from capkit.datasets import make_concept_space
-from capkit.exceptions import AdaptationWarning, BackboneMismatchError
+from capkit.exceptions import (
+    AdaptationWarning,
+    BackboneMismatchError,
+    BackboneNotFoundError,
+)
 from capkit.tuning import AdapterTuning, PromptTuning
 
 QUICK = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 8}
@@ -417,6 +422,66 @@ def test_a_path_is_not_followed_without_a_fingerprint(random_backbone, images, p
     change(fitted, path, values={"backbone_id_": None})
     with pytest.raises(ValueError, match="names no backbone"):
         CAPClassifier.load(path).predict(images)
+
+
+# -- a backbone that is elsewhere
+
+
+@pytest.fixture
+def moved(random_backbone, images, path, tmp_path):
+    """A saved classifier whose backbone has moved: its scores, and the backbone's new path."""
+    old = tmp_path / "old"
+    shutil.copytree(Path(random_backbone).parent, old)
+    encoder = CLIPEncoder(backbone=old / "random.pt", batch_size=5)
+    fitted = quick(encoder=encoder, class_names=NAMES).fit(images)
+    fitted.save(path)
+    scores = fitted.decision_function(images)
+    return scores, old.rename(tmp_path / "new") / "random.pt"
+
+
+def test_a_backbone_that_is_gone_is_said_with_what_to_do(moved, images, path):
+    message = (
+        r"was at '.*old/random\.pt' \(fingerprint .*\): .*CAPClassifier\.load\(path, backbone="
+    )
+    with pytest.raises(BackboneNotFoundError, match=message):
+        CAPClassifier.load(path).predict(images)
+
+
+def test_the_same_backbone_is_taken_from_elsewhere(moved, images, path, tmp_path):
+    scores, weights = moved
+    loaded = CAPClassifier.load(path, backbone=weights)
+    assert loaded.backbone == loaded.backbone_name_ == str(weights)
+    assert np.array_equal(loaded.decision_function(images), scores)
+    assert loaded.encoder.batch_size == 5
+    loaded.fit(images, class_names=NAMES)  # the encoder names no other
+    loaded.save(path)
+    assert np.array_equal(CAPClassifier.load(path).decision_function(images), scores)
+
+
+def test_a_folder_can_stand_in_for_a_checkpoint(moved, images, path):
+    scores, weights = moved
+    weights.with_suffix(".json").rename(weights.parent / "open_clip_config.json")
+    loaded = CAPClassifier.load(path, backbone=f"local-dir:{weights.parent}")
+    assert np.array_equal(loaded.decision_function(images), scores)
+
+
+def test_another_backbone_is_not_taken_in_its_place(moved, path):
+    with pytest.raises(BackboneMismatchError, match=r"the saved CAPClassifier expected .*'glyph'"):
+        CAPClassifier.load(path, backbone="glyph")
+    with pytest.raises(BackboneNotFoundError, match="there is no backbone 'nothing/like-it'"):
+        CAPClassifier.load(path, backbone="nothing/like-it")
+
+
+def test_without_a_fingerprint_no_backbone_is_taken(fitted, path, random_backbone):
+    fitted.save(path)
+    with pytest.raises(BackboneMismatchError, match="has no fingerprint of a backbone"):
+        CAPClassifier.load(path, backbone=random_backbone)
+
+
+@pytest.mark.parametrize("name", ["local-dir:/etc", "hf-hub:lab/plants", "/etc/model.pt"])
+def test_no_name_that_a_file_can_choose_is_followed_without_a_fingerprint(fitted, path, name):
+    change(fitted, path, values={"backbone_id_": None, "backbone_name_": name})
+    assert CAPClassifier.load(path).backbone_name_ is None
 
 
 @pytest.mark.parametrize("paradigm", ["ssl", "trzsl"])

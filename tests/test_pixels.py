@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from capkit.pixels import FORMATS, image_key, item_key, item_name, item_to_rgb, to_rgb
+from capkit.pixels import (
+    FORMATS,
+    file_bytes,
+    image_key,
+    item_key,
+    item_name,
+    item_to_rgb,
+    to_rgb,
+)
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -304,7 +312,7 @@ def test_link_to_a_file_is_followed(picture, tmp_path):
         ("https://example.com/cat.jpg", ValueError, "capkit does not download"),
         ("data:image/png;base64,iVBORw0KGgo=", ValueError, "capkit does not download"),
         ("missing.png", FileNotFoundError, "No such file"),
-        (".", IsADirectoryError, r"got a directory: pass the files in it, sorted"),
+        (".", IsADirectoryError, r"got a directory: pass the files in it, capkit"),
     ],
 )
 def test_path_that_is_no_file_says_what_it_is(read, path, error, match):
@@ -410,3 +418,65 @@ def test_threads_may_read_the_same_opened_image(tmp_path, in_memory):
             read = [threads.submit(item_to_rgb, opened, keep_unread=True) for _ in range(8)]
             for each in read:
                 np.testing.assert_array_equal(each.result(), pixels[::-1, ::-1])
+
+
+# -- bytes and files
+
+
+def png_bytes(color=RED):
+    return through_file(Image.new("RGB", (3, 2), color), "PNG").fp.getvalue()
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
+def test_encoded_bytes_are_read_whatever_holds_them(kind):
+    assert item_to_rgb(kind(png_bytes())).getpixel((2, 1)) == RED
+    assert item_key(kind(png_bytes())) == item_key(png_bytes()) != item_key(png_bytes(BLUE))
+
+
+def test_bytes_of_another_format_or_of_too_many_pixels_are_refused():
+    with pytest.raises(OSError, match="expected a file of a format among JPEG"):
+        item_to_rgb(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(ValueError, match=r"at most max_pixels=5 pixels, got 3 x 2 = 6"):
+        item_to_rgb(png_bytes(), max_pixels=5)
+
+
+def test_a_file_that_cannot_go_back_is_refused_with_what_to_do():
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    with (
+        os.fdopen(read_end, "rb") as pipe,
+        pytest.raises(ValueError, match=r"pass file\.read\(\)"),
+    ):
+        item_to_rgb(pipe)
+
+
+def test_a_file_of_text_is_refused():
+    class Text:
+        tell = staticmethod(lambda: 0)
+        seek = staticmethod(lambda position: None)
+        read = staticmethod(lambda: "text")
+
+    with pytest.raises(TypeError, match=r"one that gives str: open\(path, 'rb'\)"):
+        file_bytes(Text())
+
+
+def test_threads_may_share_a_file():
+    class SlowFile(io.BytesIO):
+        def read(self, *size):
+            os.sched_yield()
+            return super().read(*size)
+
+    file = SlowFile(png_bytes() + bytes(2**16))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(file_bytes, [file] * 200))
+    assert set(contents) == {file.getvalue()}
+
+
+def test_names_in_errors_of_bytes_and_files(tmp_path):
+    assert item_name(b"12345") == "5 bytes"
+    assert item_name(io.BytesIO()) == "BytesIO"
+    assert item_name({"bytes": b"12345", "path": "a.png"}) == "a.png"
+    assert item_name(({"bytes": b"12345", "path": None}, 3)) == "5 bytes"
+    (tmp_path / "a.png").touch()
+    with (tmp_path / "a.png").open("rb") as file:
+        assert item_name(file) == str(tmp_path / "a.png")

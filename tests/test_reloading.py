@@ -13,7 +13,7 @@ from capkit import CAPClassifier, CLIPEncoder, ConceptAligner
 from capkit.backbones import load_backbone
 from capkit.backbones.reloading import check_same_backbone, reload_backbone
 from capkit.baselines import ZeroShotClassifier
-from capkit.exceptions import BackboneError, BackboneMismatchError
+from capkit.exceptions import BackboneError, BackboneMismatchError, BackboneNotFoundError
 from capkit.space import MismatchResult
 from capkit.tuning import AdapterTuning, PromptTuning
 
@@ -90,6 +90,16 @@ def test_other_weights_are_refused_before_anything_is_built(checkpoint, monkeypa
         reload_backbone(str(checkpoint), ONE, device="cpu", owner="the space")
     with pytest.raises(AssertionError, match="built"):
         reload_backbone(str(checkpoint), None, device="cpu", owner="the space")
+
+
+@pytest.mark.parametrize(("identity", "shown"), [(ONE, "0123456789ab..."), (None, "unknown")])
+def test_a_file_that_is_gone_is_said_with_its_fingerprint(tmp_path, identity, shown):
+    path = str(tmp_path / "gone.pt")
+    message = (
+        f"the space needs the backbone that was at {path!r} (fingerprint {shown}): there is no"
+    )
+    with pytest.raises(BackboneNotFoundError, match=re.escape(message)):
+        reload_backbone(path, identity, device="cpu", owner="the space")
 
 
 def test_no_name_is_no_backbone():

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import functools
-import hashlib
-import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,12 @@ from torch import nn
 from capkit._seeding import seeded
 from capkit.backbones.backbone import Backbone
 from capkit.backbones.checkpoint import load_checkpoint
+from capkit.backbones.files import BackboneFiles
+from capkit.backbones.hub import why_unreachable
 from capkit.backbones.stem import ConvStem
-from capkit.exceptions import BackboneError, BackboneMismatchError
+from capkit.exceptions import BackboneError, BackboneMismatchError, BackboneNotFoundError
 
-__all__ = ["BackboneFiles", "build_backbone"]
+__all__ = ["build_backbone", "build_model"]
 
 # What OpenAI's archives hold beside the weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
@@ -35,46 +34,6 @@ _TOKENIZER_OPTIONS = frozenset(
     {"additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token"}
 )
 _SHOWN_KEYS = 5
-_CHUNK_BYTES = 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneFiles:
-    """What a backbone is built from.
-
-    Parameters
-    ----------
-    name : str
-        Name that :func:`~capkit.backbones.load_backbone` takes.
-    config : dict
-        In the layout of open_clip's ``open_clip_config.json``: ``model_cfg`` and
-        ``preprocess_cfg``; and capkit's one extension of it, ``conv_stem``, the channels of a
-        :class:`~capkit.backbones.stem.ConvStem` in place of the image tower's ``conv1``.
-    weights : Path
-        The checkpoint file.
-    """
-
-    name: str
-    config: Mapping[str, Any]
-    weights: Path
-
-    @property
-    def identity(self) -> str:
-        """SHA-256 of the configuration and the weights, in hexadecimal."""
-        status = self.weights.stat()
-        weights = _sha256(self.weights, status.st_size, status.st_mtime_ns)
-        config = json.dumps(self.config, sort_keys=True)
-        return hashlib.sha256(f"{weights}\n{config}".encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    """Hash of a file, which is read once; size and time of change stand for its content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def build_backbone(
@@ -102,9 +61,10 @@ def build_backbone(
     """
     model_cfg = copy.deepcopy(files.config["model_cfg"])
     _check_tokenizer_options(model_cfg["text_cfg"], files.name)
+    _check_text_model(model_cfg["text_cfg"], files.name)
     try:
         with seeded(0):  # the first weights are replaced: that they are drawn must not show
-            model = _build_model(model_cfg, files.config.get("conv_stem"))
+            model = build_model(model_cfg, files.config.get("conv_stem"))
     except MemoryError:
         raise
     except Exception as error:  # open_clip and timm raise any kind for a wrong configuration
@@ -112,7 +72,7 @@ def build_backbone(
             f"the configuration of {files.name!r} describes no model that open_clip can build: "
             f"{type(error).__name__}: {error}"
         ) from error
-    tokenizer = _build_tokenizer(model_cfg["text_cfg"], files.name)
+    tokenizer = _build_tokenizer(model_cfg["text_cfg"], files)
     _load_weights(model, _read_weights(files), files)
     return Backbone(
         name=files.name,
@@ -138,7 +98,41 @@ def _check_tokenizer_options(text_cfg: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _build_model(model_cfg: dict[str, Any], conv_stem: list[int] | None) -> Any:
+def _check_text_model(text_cfg: Mapping[str, Any], name: str) -> None:
+    """Refuse a text model of transformers that comes with code of its own."""
+    source = text_cfg.get("hf_model_name") if isinstance(text_cfg, Mapping) else None
+    if not source:
+        return
+    try:
+        from open_clip.hf_model import AutoConfig, arch_dict  # transformers', where it is there
+
+        # What open_clip asks for without this answer; transformers would ask the user.
+        load = partial(AutoConfig.from_pretrained, source, trust_remote_code=False)
+        kind = _cached_or_fetched(load, source, "config.json").model_type
+    except Exception as error:  # whatever the hub or the file raises
+        raise _explain(error, f"the text model {source!r} of {name!r}") from error
+    if kind not in arch_dict:
+        raise BackboneMismatchError(
+            f"the text model {source!r} of {name!r} is of the kind {kind!r}; open_clip knows "
+            f"{', '.join(sorted(arch_dict))}."
+        )
+
+
+def build_model(model_cfg: dict[str, Any], conv_stem: list[int] | None = None) -> Any:
+    """Build a model with random weights; nothing is downloaded for its image tower.
+
+    Parameters
+    ----------
+    model_cfg : dict
+        As open_clip has it; it is not changed.
+    conv_stem : list of int or None, default=None
+        See :class:`~capkit.backbones.files.BackboneFiles`.
+
+    Returns
+    -------
+    nn.Module
+        An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa``.
+    """
     model_cfg = copy.deepcopy(model_cfg)
     is_custom = model_cfg.pop("custom_text", False)
     vision_cfg, text_cfg = model_cfg["vision_cfg"], model_cfg["text_cfg"]
@@ -214,6 +208,10 @@ def _as_open_clip_names_them(
     if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
         weights = convert_to_custom_text_state_dict(weights)
     expected = model.state_dict()
+    if "logit_bias" in expected and "logit_scale" in weights:
+        # As open_clip does: weights from before such a training have none, and no class gains
+        # by a number that is added to every logit.
+        weights.setdefault("logit_bias", torch.zeros_like(weights["logit_scale"]))
     for name in ("logit_scale", "logit_bias"):  # saved as a scalar or as a vector of one
         if name in weights and name in expected and weights[name].numel() == 1:
             weights[name] = weights[name].reshape(expected[name].shape)
@@ -230,25 +228,56 @@ def _shorten(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN_KEYS]) + more
 
 
-def _build_tokenizer(text_cfg: Mapping[str, Any], name: str) -> Callable:
+def _build_tokenizer(text_cfg: Mapping[str, Any], files: BackboneFiles) -> Callable:
     options = dict(text_cfg.get("tokenizer_kwargs") or {})
     options["context_length"] = text_cfg.get("context_length", 77)
-    source = text_cfg.get("hf_tokenizer_name")
-    if not source:
+    named = text_cfg.get("hf_tokenizer_name")
+    if not named:
         return SimpleTokenizer(**options)
+    source = str(files.tokenizer_folder or named)
+    options["tokenizer_mode"] = text_cfg.get("tokenizer_mode")
+    options["trust_remote_code"] = False  # transformers would ask, and a user might say yes
+    if files.tokenizer_revision is not None:
+        options["revision"] = files.tokenizer_revision
+    load = partial(HFTokenizer, source, **options)
     try:
-        return HFTokenizer(source, tokenizer_mode=text_cfg.get("tokenizer_mode"), **options)
-    except ImportError as error:
-        raise BackboneError(
-            f"the tokenizer {source!r} of {name!r} needs the package transformers: "
-            "pip install transformers sentencepiece"
-        ) from error
+        return _cached_or_fetched(load, source, "tokenizer_config.json")
     except Exception as error:  # whatever the hub or the file raises
-        raise BackboneError(
-            f"the tokenizer {source!r} of {name!r} could not be loaded: {error}. Connect to the "
-            "network once, or put a folder with the tokenizer's files as hf_tokenizer_name into "
-            "the configuration."
-        ) from error
+        raise _explain(error, f"the tokenizer {source!r} of {files.name!r}") from error
+
+
+def _cached_or_fetched(load: Callable[..., Any], source: str, filename: str) -> Any:
+    """What `load` makes of a repository's files; the Hub is asked for those not in the cache."""
+    try:
+        return load(local_files_only=True)
+    except ImportError:
+        raise
+    except Exception:  # they are not in the cache, or not all of them
+        if Path(source).is_dir():
+            raise
+    reason = why_unreachable(source, filename)
+    if reason is not None:
+        raise BackboneNotFoundError(
+            f"it is not in the local cache, and the Hub cannot be asked ({reason})"
+        )
+    return load()
+
+
+def _explain(error: Exception, what: str) -> BackboneError:
+    """An error of ours about what transformers could not load."""
+    if isinstance(error, ImportError):
+        return BackboneError(
+            f"{what} needs packages that are not installed: pip install transformers "
+            f"sentencepiece. ({error})"
+        )
+    if "trust_remote_code" in str(error):  # transformers would advise to let the code run
+        return BackboneError(f"{what} comes with code of its own, which is never run.")
+    reason = str(error).strip().rstrip(".")
+    kind = BackboneNotFoundError if isinstance(error, BackboneNotFoundError) else BackboneError
+    return kind(
+        f"{what} could not be loaded: {reason}. Connect to the network once, or put a folder with "
+        "its files in place of its name into the configuration."
+    )
 
 
 def _preprocess(model: Any, files: BackboneFiles) -> PreprocessCfg:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import os
 import threading
@@ -12,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capkit.backbones.checkpoint import SUFFIXES
-from capkit.exceptions import BackboneError, BackboneMismatchError, BackboneNotFoundError
+from capkit.backbones.files import BackboneFiles
+from capkit.backbones.hub import HUB_PREFIX, find_on_hub, is_hub_name, why_unreachable
+from capkit.backbones.local import FOLDER_PREFIX, find_in_folder, folder_of
+from capkit.backbones.local import find_checkpoint as _find_local
+from capkit.exceptions import BackboneError, BackboneNotFoundError
 
 if TYPE_CHECKING:
     import torch
 
     from capkit.backbones.backbone import Backbone
-    from capkit.backbones.loading import BackboneFiles
 
 __all__ = [
     "is_cached",
@@ -36,9 +38,6 @@ PREFERRED = "ViT-B-32/openai"
 EMBEDDED = "glyph"
 
 _EMBEDDED_FILES = {EMBEDDED: Path(__file__).parent / "weights" / "glyph.safetensors"}
-_PROBE_SECONDS = 3.0
-# open_clip's own configurations have three levels. What copies one would fail at hundreds.
-_DEEPEST_CONFIG = 20
 
 _lock = threading.RLock()
 _loaded: dict[tuple, Backbone] = {}
@@ -59,12 +58,16 @@ def load_backbone(
           open_clip downloads on first use;
         - the path of a local checkpoint (``.safetensors``, ``.pt``, ``.pth``, ``.bin``) with its
           JSON configuration beside it: ``NAME.json`` or ``open_clip_config.json``;
+        - ``"hf-hub:ORGANISATION/NAME"``, a repository of the Hugging Face Hub in open_clip's
+          layout (``"hf-hub:imageomics/bioclip"``), from the local cache or else fetched; with
+          ``"@REVISION"`` behind it a certain branch, tag or commit;
+        - ``"local-dir:FOLDER"``, a folder in the same layout;
         - ``"glyph"``, the small model of printed characters that comes with capkit;
         - ``"auto"``: OpenAI's ViT-B/32, from the local cache or else fetched.
     device : str or torch.device, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     cache_dir : path or None, default=None
-        Folder for downloaded weights; None means open_clip's own default.
+        Folder for downloaded weights; None means open_clip's and the Hub's own defaults.
 
     Returns
     -------
@@ -139,7 +142,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     Parameters
     ----------
     device : str or torch.device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, ...
+        ``"auto"`` (CUDA, else MPS, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``,
+        ``"mps"``, ...
 
     Returns
     -------
@@ -155,7 +159,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     import torch
 
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -200,7 +206,7 @@ def is_cached(name: str) -> bool:
 
 
 def is_path(name: str | None) -> bool:
-    """Whether a name stands for a user's own file.
+    """Whether a name stands for a user's own file or folder.
 
     Parameters
     ----------
@@ -210,7 +216,9 @@ def is_path(name: str | None) -> bool:
     -------
     bool
     """
-    return name is not None and name not in _EMBEDDED_FILES and _checkpoint_path(name) is not None
+    if name is None or name in _EMBEDDED_FILES:
+        return False
+    return folder_of(name) is not None or _checkpoint_path(name) is not None
 
 
 def _pass(identity: str) -> None:
@@ -223,12 +231,24 @@ def _load_named(
     cache_dir: str | None,
     check: Callable[[str], None] = _pass,
 ) -> Backbone:
-    path = _checkpoint_path(name)
+    files = _find_own(name)
+    if files is not None:
+        return _load_once((files.name, device, files.version), lambda: files, check)
+    if is_hub_name(name):
+        return _load_once((name, device), lambda: find_on_hub(name, cache_dir), check)
+    known = _pretrained_name(name)
+    return _load_once((known, device), lambda: _find_pretrained(known, cache_dir), check)
+
+
+def _find_own(name: str) -> BackboneFiles | None:
+    """Files of the embedded model and of a user's own, which may change; None of others."""
+    folder, path = folder_of(name), _checkpoint_path(name)
+    if folder is not None:
+        return find_in_folder(folder)
     if path is None:
-        known = _pretrained_name(name)
-        return _load_once((known, device), lambda: _find_pretrained(known, cache_dir), check)
-    known = name if name in _EMBEDDED_FILES else str(path)
-    return _load_once((known, device, _version(path)), lambda: _find_local(known, path), check)
+        _refuse_path(name)
+        return None
+    return _find_local(name if name in _EMBEDDED_FILES else str(path), path)
 
 
 def _load_once(
@@ -245,72 +265,30 @@ def _load_once(
     return _loaded[key]
 
 
+def _refuse_path(name: str) -> None:
+    """Say what is wrong with a path that is no checkpoint's."""
+    path = Path(name).expanduser()
+    if path.is_absolute() or name.startswith("."):
+        what = (
+            f"is a folder: write {FOLDER_PREFIX + name!r}, if it holds a model"
+            if path.is_dir()
+            else f"is not there: expected the path of a checkpoint ({', '.join(SUFFIXES)})"
+        )
+        raise BackboneNotFoundError(f"{name!r} {what}.")
+
+
 def _reload(name: str, device: str) -> Backbone:
     return load_backbone(name, device=device)
 
 
 def _checkpoint_path(name: str) -> Path | None:
-    """File that `name` stands for, or None if it can only be open_clip's."""
+    """File that `name` stands for, or None if it can only be open_clip's or the Hub's."""
     if name in _EMBEDDED_FILES:
         return _EMBEDDED_FILES[name]
+    if name.startswith((HUB_PREFIX, FOLDER_PREFIX)):
+        return None
     path = Path(name).expanduser()
     return path.absolute() if path.suffix in SUFFIXES or path.is_file() else None
-
-
-# -- local checkpoints
-
-
-def _version(path: Path) -> tuple:
-    """What tells a checkpoint apart from another one that later stands in its place."""
-    versions = []
-    for file in (path, _config_path(path)):
-        status = file.stat()
-        versions.append((str(file), status.st_size, status.st_mtime_ns))
-    return tuple(versions)
-
-
-def _config_path(path: Path) -> Path:
-    if not path.is_file():
-        raise BackboneNotFoundError(f"there is no checkpoint file {str(path)!r}.")
-    candidates = (path.with_suffix(".json"), path.parent / "open_clip_config.json")
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise BackboneNotFoundError(
-        f"the checkpoint {str(path)!r} has no configuration beside it: expected "
-        f"{candidates[0].name} or {candidates[1].name} in open_clip's layout, "
-        '{"model_cfg": {"embed_dim": ..., "vision_cfg": {...}, "text_cfg": {...}}, '
-        '"preprocess_cfg": {...}}.'
-    )
-
-
-def _find_local(name: str, path: Path) -> BackboneFiles:
-    from capkit.backbones.loading import BackboneFiles
-
-    config_path = _config_path(path)
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        if _is_deeper(config, _DEEPEST_CONFIG):
-            raise ValueError(f"it is nested more than {_DEEPEST_CONFIG} levels deep")
-    except (ValueError, RecursionError) as error:
-        raise BackboneMismatchError(f"{config_path} is not valid JSON: {error}") from error
-    if isinstance(config, dict) and "model_cfg" not in config:
-        config = {"model_cfg": config}  # open_clip's own model_configs/*.json
-    model_cfg = config["model_cfg"] if isinstance(config, dict) else config
-    required = ("embed_dim", "vision_cfg", "text_cfg")
-    missing = [key for key in required if not isinstance(model_cfg, dict) or key not in model_cfg]
-    if missing:
-        raise BackboneMismatchError(
-            f"{config_path} is no configuration of an open_clip model: model_cfg lacks {missing}."
-        )
-    return BackboneFiles(name, config, path)
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, (dict, list)):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 # -- open_clip's pretrained models
@@ -323,8 +301,6 @@ def _pretrained_name(name: str) -> str:
 
 
 def _find_pretrained(name: str, cache_dir: str | None, *, patient: bool = True) -> BackboneFiles:
-    from capkit.backbones.loading import BackboneFiles
-
     model_cfg, tag_cfg = _pretrained_config(name)
     weights = _cached_weights(tag_cfg, cache_dir)
     if weights is None:
@@ -368,8 +344,10 @@ def _unknown_message(name: str) -> str:
     return (
         f"there is no backbone {name!r}."
         + (f" Did you mean {meant}?" if close else "")
+        + (f" Or {HUB_PREFIX + name!r}, on the Hugging Face Hub?" if name.count("/") == 1 else "")
         + f" Expected 'auto', {', '.join(map(repr, _EMBEDDED_FILES))}, the path of a checkpoint "
-        f"({', '.join(SUFFIXES)}), or one of open_clip's {len(known)} pretrained models "
+        f"({', '.join(SUFFIXES)}), '{FOLDER_PREFIX}FOLDER', '{HUB_PREFIX}ORGANISATION/NAME', or "
+        f"one of open_clip's {len(known)} pretrained models "
         "'MODEL/TAG', such as 'ViT-B-32/openai' or 'ViT-L-14/openai'; "
         "capkit.backbones.list_backbones() lists them."
     )
@@ -419,34 +397,11 @@ def _fetch_weights(
 
 
 def _why_unreachable(tag_cfg: Mapping[str, Any], patient: bool) -> str | None:
-    """Why the hub cannot be asked, or None.
-
-    The hub's own client tries again and again for most of a minute without a network. One that
-    does not answer in time counts as unreachable unless the caller is `patient`.
-    """
+    """Why the hub that has these weights cannot be asked, or None."""
     repository, filename = os.path.split(tag_cfg.get("hf_hub", ""))
     if not repository:
         return None
-    result: list[str | None] = [None if patient else f"no answer in {_PROBE_SECONDS:.0f} seconds"]
-    # Looking up a host's name blocks beyond every time-out, hence the thread.
-    arguments = (repository, _hub_files(filename)[0], result)
-    probe = threading.Thread(target=_probe, args=arguments, daemon=True)
-    probe.start()
-    probe.join(_PROBE_SECONDS)
-    return result[0]
-
-
-def _probe(repository: str, filename: str, result: list[str | None]) -> None:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=_PROBE_SECONDS)
-        result[0] = None
-    except HfHubHTTPError:  # an answer, if only that the file has another name
-        result[0] = None
-    except Exception as error:  # whatever else is raised: there is no answer
-        result[0] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return why_unreachable(repository, _hub_files(filename)[0], patient=patient)
 
 
 # -- "auto"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capkit.backbones.registry import load_checked
-from capkit.exceptions import BackboneMismatchError
+from capkit.backbones.registry import is_path, load_checked
+from capkit.exceptions import BackboneMismatchError, BackboneNotFoundError
 
 if TYPE_CHECKING:
     from capkit.backbones.backbone import Backbone
@@ -68,8 +68,9 @@ def reload_backbone(
     ValueError
         If there is no name.
     BackboneError
-        If it cannot be loaded, or :class:`~capkit.exceptions.BackboneMismatchError` if the name
-        stands for other weights now.
+        If it cannot be loaded; of a file that is gone,
+        :class:`~capkit.exceptions.BackboneNotFoundError` says where another may be named. If the
+        name stands for other weights now, :class:`~capkit.exceptions.BackboneMismatchError`.
     """
     if name is None:
         raise ValueError(
@@ -77,4 +78,14 @@ def reload_backbone(
             "CLIPEncoder makes of the images, or name the backbone of the ConceptSpace."
         )
     check = partial(check_same_backbone, expected_id=identity, name=name, owner=owner)
-    return load_checked(name, device=device, check=check)
+    try:
+        return load_checked(name, device=device, check=check)
+    except BackboneNotFoundError as error:
+        if not is_path(name):
+            raise
+        known = "unknown" if identity is None else f"{identity[:12]}..."
+        raise BackboneNotFoundError(
+            f"{owner} needs the backbone that was at {name!r} (fingerprint {known}): {error} "
+            "Bring it back there. A saved CAPClassifier also takes the same backbone from "
+            "elsewhere: CAPClassifier.load(path, backbone=...)."
+        ) from error

@@ -201,7 +201,7 @@ class CPLClassifier(SelfTrainedClassifier):
         Folder in which the state of the training is written after every epoch, see
         :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
         Processes that train together.
     random_state : int, RandomState instance or None, default=None

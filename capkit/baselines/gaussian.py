@@ -43,7 +43,7 @@ class GaussianTransductionClassifier(ImageClassifier):
         How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
         defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     transduction : GaussianTransduction or None, default=None
         None is one with its defaults.
     verbose : int, default=0

@@ -46,7 +46,7 @@ class LabelProbe(ImageClassifier):
     encoder : CLIPEncoder or None, default=None
         How images are encoded. None is a :class:`~capkit.CLIPEncoder` with its defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 

@@ -65,7 +65,7 @@ class TransCLIPClassifier(ImageClassifier):
         How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
         defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     lam : float, default=1.0
         ``lambda``, weight of the texts, at least 0.
     n_neighbors : int, default=3

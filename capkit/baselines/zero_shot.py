@@ -36,7 +36,7 @@ class ZeroShotClassifier(ImageClassifier):
         How images and class names are encoded: templates, batch size, cache. None is a
         :class:`~capkit.CLIPEncoder` with its defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 

@@ -53,7 +53,7 @@ class ZLaPClassifier(ImageClassifier):
         How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
         defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU.
+        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_neighbors : int, default=5
         ``k``, nearest images and nearest texts of each image, at least 1.
     gamma : float, default=5.0

@@ -48,6 +48,7 @@ def predict_folder(
     out: str | os.PathLike,
     *,
     format: str | None = None,
+    backbone: str | os.PathLike | None = None,
     encoder: CLIPEncoder | None = None,
 ) -> Prediction:
     """Label all images of a folder with a classifier that was saved; nothing is trained.
@@ -62,6 +63,9 @@ def predict_folder(
         File for the labels.
     format : {"csv", "parquet", "label-studio", "fiftyone"} or None, default=None
         Of `out`; None tells it from the suffix.
+    backbone : str or path or None, default=None
+        Where the model's backbone is now, if its name or path no longer leads to it, see
+        :meth:`capkit.CAPClassifier.load`.
     encoder : CLIPEncoder or None, default=None
         How images are read: its device, batch size, cache and the like. The backbone and the
         template are those of the model.
@@ -83,7 +87,7 @@ def predict_folder(
     format = format_of(out) if format is None else format
     check_can_be_written(out)
     encoder = CLIPEncoder(verbose=1) if encoder is None else clone(encoder)
-    classifier = CAPClassifier.load(model, device=encoder.device)
+    classifier = CAPClassifier.load(model, device=encoder.device, backbone=backbone)
     if classifier.backbone_name_ is None:
         raise BackboneMismatchError(
             f"{os.fspath(model)} does not say which backbone it was fitted with, so that photos "

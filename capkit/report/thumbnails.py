@@ -99,7 +99,8 @@ def make_thumbnails(
 
 def _thumbnail(images: ImageSource, row: int, size: int) -> str | None:
     try:
-        image = images[row].copy()  # thumbnail() changes it, and it may be the user's own
+        # copied, as thumbnail() changes it, and it may be the user's own
+        image = images.preview(row, 2 * size).copy()
     except ImageReadError:
         return None
     image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
