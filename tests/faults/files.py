@@ -18,7 +18,7 @@ from tiny_models import save_random_clip
 from capkit import CAPClassifier
 from capkit.backbones import registry
 from capkit.backbones.backbone import Backbone
-from capkit.backbones.loading import _sha256
+from capkit.backbones.files import _sha256
 from capkit.describers import (
     OllamaDescriber,
     clean_descriptions,
