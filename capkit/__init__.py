@@ -28,6 +28,7 @@ _MODULES = (
     "datasets",
     "describers",
     "exceptions",
+    "export",
     "image_files",
     "inspection",
     "labels",
@@ -56,6 +57,7 @@ __all__ = [
     "datasets",
     "describers",
     "exceptions",
+    "export",
     "image_files",
     "inspection",
     "labels",
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     import capkit.datasets as datasets
     import capkit.describers as describers
     import capkit.exceptions as exceptions
+    import capkit.export as export
     import capkit.image_files as image_files
     import capkit.inspection as inspection
     import capkit.labels as labels

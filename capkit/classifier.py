@@ -36,6 +36,7 @@ from capkit.persistence import SavedModel, read_model, write_model
 from capkit.renewal import MainSampleRenewal
 from capkit.space import ConceptSpace
 from capkit.trained_classifier import TrainedClassifier
+from capkit.training.callbacks import Callbacks, check_callbacks
 from capkit.training.fingerprint import sketch_of_gaussians
 from capkit.training.module import INFERENCE_MODES
 from capkit.training.self_training import CAPSelfTraining, SelfTrainingState
@@ -166,6 +167,15 @@ class CAPClassifier(TrainedClassifier):
         Folder in which the state of the training is written after every epoch, each training's
         in a folder of its own. A fit that was killed goes on from there when it is run again
         with the same arguments, and ends where it would have ended.
+    callbacks : sequence of skorch callbacks or None, default=None
+        Objects of :class:`skorch.callbacks.Callback`, or pairs of a name and one, that watch the
+        training, such as skorch's loggers. ``net.history[-1]`` has the numbers of the epoch that
+        ended, those of `history_`. They are no part of a training: a checkpoint is gone on from
+        with others, and then they see the epochs that are left; :meth:`save` leaves them out.
+        They are not called where nothing is trained, nor in the fits of
+        ``temperature="labeled"``. With several `n_devices` copies of them watch the first
+        process. One that stops the training, as skorch's ``EarlyStopping`` does, interrupts the
+        fit.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
@@ -305,6 +315,7 @@ class CAPClassifier(TrainedClassifier):
         inference: str | None = None,
         temperature: float | str = "auto",
         checkpoint_dir: str | os.PathLike | None = None,
+        callbacks: Callbacks | None = None,
         device: str = "auto",
         n_devices: int = 1,
         random_state: int | np.random.RandomState | None = None,
@@ -329,6 +340,7 @@ class CAPClassifier(TrainedClassifier):
         self.inference = inference
         self.temperature = temperature
         self.checkpoint_dir = checkpoint_dir
+        self.callbacks = callbacks
         self.device = device
         self.n_devices = n_devices
         self.random_state = random_state
@@ -548,10 +560,12 @@ class CAPClassifier(TrainedClassifier):
         labeled = np.flatnonzero(labels != UNLABELED)
         folds = KFold(min(_N_FOLDS, len(labeled)), shuffle=True, random_state=0)
         logits = np.empty((len(labeled), space.n_classes), dtype=np.float32)
+        # Without its callbacks from the start: not all of them can be cloned.
+        changes = {"temperature": 1.0, "checkpoint_dir": None, "callbacks": None}
+        changes["random_state"] = self.seed_
+        alone = type(self)(**{**self.get_params(deep=False), **changes})
         for _, fold in folds.split(labeled):
-            other = clone(self).set_params(
-                temperature=1.0, checkpoint_dir=None, random_state=self.seed_
-            )
+            other = clone(alone)
             for name in ("class_names_", "n_features_in_", "logit_scale_"):
                 setattr(other, name, getattr(self, name))
             other.backbone_name_, other.backbone_id_ = self.backbone_name_, self.backbone_id_
@@ -643,8 +657,8 @@ class CAPClassifier(TrainedClassifier):
 
         The file is safetensors with JSON in its metadata: loading it executes nothing. Not in it
         are the fitted stages (``detector_``, ``aligner_``, ``calibrator_``), whose results it
-        has, and parameters that JSON cannot hold, such as a function; those are named in a
-        warning.
+        has, and ``callbacks``; nor parameters that JSON cannot hold, such as a function, which
+        are named in a warning.
 
         Parameters
         ----------
@@ -662,7 +676,9 @@ class CAPClassifier(TrainedClassifier):
         values |= {"class_names_": self.class_names_, "label_kind": self._codec.kind}
         values["adaptation_report_"] = self.adaptation_report_.to_dict()
         arrays = self._model.to_arrays() | {name: getattr(self, name) for name in _SAVED_ARRAYS}
-        model = SavedModel(self.get_params(deep=False), values, arrays)
+        parameters = self.get_params(deep=False)
+        del parameters["callbacks"]  # of the training, which is over
+        model = SavedModel(parameters, values, arrays)
         left_out = write_model(path, model, _SAVED_CLASSES)
         if left_out:
             warnings.warn(
@@ -739,6 +755,7 @@ class CAPClassifier(TrainedClassifier):
         check_saved(model)
         classifier = cls(**model.parameters)
         classifier._validate_params()
+        check_callbacks(classifier.callbacks)
         model.values["tuning_"].check_inference(classifier.inference)
 
     def _take_backbone(self, name: str, identity: str | None) -> str:

@@ -18,6 +18,7 @@ from capkit.backbones.reloading import reload_backbone
 from capkit.image_classifier import ImageClassifier
 from capkit.images import ImageSource
 from capkit.space import ConceptSpace
+from capkit.training.callbacks import Callbacks, check_callbacks
 from capkit.training.fingerprint import as_fingerprint, digest, sketch, sketch_of_gaussians
 from capkit.training.folders import TrainingFolder, check_folder, choose_folder, draw_seed
 from capkit.training.module import DualAdapterModule
@@ -33,6 +34,7 @@ __all__ = ["TrainedClassifier"]
 _NOT_OF_TRAINING = frozenset(
     {
         "backbone",
+        "callbacks",
         "checkpoint_dir",
         "class_names",
         "device",
@@ -54,12 +56,14 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
     ``paradigm_``, ``tuning_`` and ``seed_``.
 
     Its constructor has the parameters of :class:`~capkit.image_classifier.ImageClassifier`, and
-    ``paradigm``, ``tuning``, ``checkpoint_dir``, ``n_devices`` and ``random_state``.
+    ``paradigm``, ``tuning``, ``checkpoint_dir``, ``callbacks``, ``n_devices`` and
+    ``random_state``.
     """
 
     paradigm: str
     tuning: Tuning | str
     checkpoint_dir: str | os.PathLike | None
+    callbacks: Callbacks | None
     n_devices: int
     random_state: int | np.random.RandomState | None
 
@@ -74,6 +78,7 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
         "paradigm": [StrOptions({"ul", "ssl", "trzsl"})],
         "tuning": [StrOptions({"auto", *TUNINGS}), Tuning],
         "checkpoint_dir": [str, os.PathLike, None],
+        "callbacks": [list, tuple, None],
         "n_devices": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
     }
@@ -91,6 +96,7 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
         encoder, tunings = self._make_encoder(), candidate_tunings(self.tuning)
         for tuning in tunings:
             check_devices(self.n_devices, tuning.batch_size)
+        check_callbacks(self.callbacks)
         self._folder = None
         if self.checkpoint_dir is not None:
             check_folder(self.checkpoint_dir)
@@ -155,6 +161,7 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
             checkpoint_dir=None if self._folder is None else self._folder.path,
             n_devices=self.n_devices,
             one_thread=tuning.small_steps,
+            callbacks=tuple(self.callbacks or ()),
             verbose=self.verbose,
         )
         return train(task)

@@ -369,6 +369,7 @@ def test_weights_of_another_type_are_refused(fitted, path, changed):
     ("parameters", "message"),
     [
         ({"tau": 3.0}, "'tau' parameter .* must be a float in the range"),
+        ({"callbacks": ["print"]}, "expected callbacks as objects"),
         ({"colour": "red"}, "unexpected keyword argument 'colour'"),
         ({"inference": "no_adapters"}, "is not for tuning='adapter'"),
         ({"tuning": {"estimator": "AdapterTuning"}}, "expected an object's name and parameters"),

@@ -4,10 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils._param_validation import InvalidParameterError
+from skorch.callbacks import Callback, EarlyStopping, TensorBoard
 
 from capkit import CAPClassifier, CLIPEncoder
 from capkit.baselines import (
@@ -19,6 +22,7 @@ from capkit.baselines import (
 )
 from capkit.datasets import make_concept_space
 from capkit.exceptions import LabelError, TrainingInterrupted
+from capkit.model_selection import LabeledKFold
 from capkit.training.net import CAPNet
 from capkit.tuning import AdapterTuning, PromptTuning
 
@@ -255,6 +259,141 @@ class TestCheckpoint:
                 quick(cls).fit(problem.space),
             )
         assert len(list(tmp_path.iterdir())) == 2
+
+
+class Rows(Callback):
+    """Keeps what the net's history says at the end of each epoch, and draws random numbers."""
+
+    def __init__(self, seen=None):
+        self.seen = seen
+
+    def initialize(self):
+        self.rows_ = [] if self.seen is None else self.seen
+        return self
+
+    def on_batch_begin(self, net, **kwargs):
+        torch.rand(3)
+
+    def on_epoch_end(self, net, **kwargs):
+        torch.rand(3)
+        self.rows_.append(dict(net.history[-1]))
+
+
+class Raises(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        if net.state.epoch == 2:
+            raise RuntimeError("the server is gone")
+
+
+@pytest.mark.filterwarnings("ignore::capkit.exceptions.AdaptationWarning")
+class TestCallbacks:
+    ALL = pytest.mark.parametrize("cls", [*PEERS, CAPClassifier])
+
+    @staticmethod
+    def quick(cls, **parameters):
+        if cls is CAPClassifier:
+            parameters["pseudo_labels"] = "zero_shot"
+        return quick(cls, **parameters)
+
+    @ALL
+    def test_see_the_history_and_change_nothing(self, cls, problem):
+        rows = Rows()
+        watched = self.quick(cls, callbacks=[rows]).fit(problem.space)
+        assert_same_fit(watched, self.quick(cls).fit(problem.space))
+        assert [row["epoch"] for row in rows.rows_] == [1, 2, 3]
+        for seen, row in zip(rows.rows_, watched.history_, strict=True):
+            numbers = {name for name, value in row.items() if not isinstance(value, list)}
+            assert {name: seen[name] for name in numbers} == {name: row[name] for name in numbers}
+
+    def test_loggers_of_skorch_find_numbers(self, problem):
+        class Writer:
+            def add_scalar(self, tag, scalar_value, global_step):
+                written.append((tag, float(scalar_value), global_step))
+
+            def close(self):
+                written.append("closed")
+
+        written = []
+        classifier = quick(callbacks=[("board", TensorBoard(Writer()))]).fit(problem.space)
+        assert written[-1] == "closed"
+        for row in classifier.history_:
+            assert ("learning_rate", row["learning_rate"], row["epoch"]) in written
+            assert ("n_main", row["n_main"], row["epoch"]) in written
+
+    def test_one_that_raises_leaves_nothing_fitted_and_the_checkpoint(self, problem, tmp_path):
+        classifier = quick(checkpoint_dir=tmp_path, callbacks=[Raises()])
+        with pytest.raises(RuntimeError, match="the server is gone"):
+            classifier.fit(problem.space)
+        assert not hasattr(classifier, "history_")
+        rows = Rows()  # not the same: callbacks are no part of what a checkpoint is found by
+        again = classifier.set_params(callbacks=[rows]).fit(problem.space)
+        assert [row["epoch"] for row in rows.rows_] == [3]
+        assert_same_fit(again, quick().fit(problem.space))
+        assert len(list(tmp_path.iterdir())) == 1
+
+    def test_one_that_stops_the_training_interrupts_the_fit(self, problem):
+        stop = EarlyStopping(monitor="n_main", patience=1, lower_is_better=False)
+        with pytest.raises(TrainingInterrupted, match="FPLClassifier is not fitted"):
+            quick(callbacks=[stop]).fit(problem.space)
+
+    def test_those_of_a_clone_are_copies(self, problem):
+        rows = Rows()
+        classifier = quick(callbacks=[("rows", rows)])
+        again = clone(classifier)
+        (name, copied), *_ = again.callbacks
+        assert (name, type(copied)) == ("rows", Rows)
+        assert copied is not rows
+        again.fit(problem.space)
+        assert len(copied.rows_) == 3
+        assert not hasattr(rows, "rows_")
+
+    def test_a_search_watches_every_fit_by_a_copy(self, problem):
+        y = np.where(np.arange(80) < 40, problem.target, -1)
+        rows = Rows()
+        search = GridSearchCV(
+            quick(paradigm="ssl", callbacks=[rows]), {"top_k": [2, 4]}, cv=LabeledKFold(2)
+        )
+        search.fit(problem.space, y)
+        assert not hasattr(rows, "rows_")
+        assert len(search.best_estimator_.callbacks[0].rows_) == 3
+
+    def test_what_is_none_is_refused_before_anything_is_encoded(self, images, encoded_images):
+        with pytest.raises(TypeError, match="got the class Rows: add"):
+            FPLClassifier(class_names=NAMES, backbone="glyph", callbacks=[Rows]).fit(images)
+        with pytest.raises(InvalidParameterError, match="'callbacks' parameter"):
+            FPLClassifier(class_names=NAMES, callbacks=Rows()).fit(images)
+        assert encoded_images == []
+
+    def test_are_not_called_in_the_fits_of_the_temperature_nor_cloned(self, problem):
+        class Unclonable(Rows):
+            def __init__(self):
+                self.other = 0  # no parameter of the constructor
+
+        y = np.where(np.arange(80) < 40, problem.target, -1)
+        rows = Unclonable()
+        rows.seen = None
+        parameters = {"pseudo_labels": "zero_shot", "temperature": "labeled"}
+        watched = quick(CAPClassifier, "ssl", callbacks=[rows], **parameters).fit(problem.space, y)
+        assert len(rows.rows_) == 3
+        expected = quick(CAPClassifier, "ssl", **parameters).fit(problem.space, y)
+        assert watched.temperature_ == expected.temperature_
+
+    def test_are_not_called_where_nothing_is_trained(self, problem):
+        rows = Rows()
+        few = problem.space[:12]
+        classifier = quick(CAPClassifier, callbacks=[rows]).fit(few)
+        assert classifier.history_ == []
+        assert not hasattr(rows, "rows_")
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_are_left_out_of_a_file_without_a_warning(self, problem, tmp_path):
+        classifier = self.quick(CAPClassifier, callbacks=[Rows()])
+        classifier.fit(problem.space).save(tmp_path / "model")
+        loaded = CAPClassifier.load(tmp_path / "model")
+        assert loaded.callbacks is None
+        np.testing.assert_array_equal(
+            loaded.predict_proba(problem.space), classifier.predict_proba(problem.space)
+        )
 
 
 class TestOneBranchOfCAP:

@@ -4,10 +4,18 @@ import types
 
 import pytest
 import torch
+from skorch.callbacks import Callback
+from skorch.history import History
 from torch import nn
 
 from capkit.training import callbacks
-from capkit.training.callbacks import Checkpoint, LearningRate, ProgressBar, SelfTrainingUpdate
+from capkit.training.callbacks import (
+    Checkpoint,
+    LearningRate,
+    ProgressBar,
+    SelfTrainingUpdate,
+    check_callbacks,
+)
 
 
 class Net:
@@ -18,6 +26,8 @@ class Net:
         self.schedule = types.SimpleNamespace(
             steps_per_epoch=3, total_steps=9, rate=lambda step: step / 10
         )
+        self.history = History()
+        self.history.new_epoch()
         self.optimizer_ = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=99.0)
 
     def bare_module(self):
@@ -42,6 +52,46 @@ def test_end_of_an_epoch_is_the_self_trainings_affair():
     net.self_training = types.SimpleNamespace(end_epoch=lambda *given: asked.append(given))
     SelfTrainingUpdate().on_epoch_end(net, dataset_train="images")
     assert asked == [(net.state, "predictions of images")]
+
+
+def test_loggers_find_the_numbers_of_an_epoch_in_the_nets_history():
+    net = Net()
+    row = {"epoch": 7, "loss": 0.25, "class_counts": [3, 4]}
+    net.history.record("epoch", 1)  # which a net counts from where it goes on
+    net.self_training = types.SimpleNamespace(
+        end_epoch=lambda state, predictions: state.history.append(row)
+    )
+    SelfTrainingUpdate().on_epoch_end(net)
+    found = {name: net.history[-1, name] for name in net.history[-1] if name != "batches"}
+    assert found == {"epoch": 7, "loss": 0.25}
+
+
+class Watcher(Callback):
+    pass
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [None, [], (Watcher(), Watcher()), [("a", Watcher()), Watcher(), ("b", Watcher())]],
+)
+def test_callbacks_may_have_names_or_none(callbacks):
+    check_callbacks(callbacks)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "error", "message"),
+    [
+        ([Watcher], TypeError, r"got the class Watcher: add \(\) behind"),
+        ([("a", Watcher)], TypeError, r"got the class Watcher: add \(\) behind"),
+        ([print], TypeError, "objects of skorch.callbacks.Callback.*got <built-in function print"),
+        ([(Watcher(), "a")], TypeError, "pairs of a name and one, got"),
+        (["a", Watcher()], TypeError, "got 'a'"),
+        ([("a", Watcher()), ("a", Watcher())], ValueError, "got two named 'a'"),
+    ],
+)
+def test_what_is_no_callback_is_refused(callbacks, error, message):
+    with pytest.raises(error, match=message):
+        check_callbacks(callbacks)
 
 
 @pytest.mark.parametrize("there_is_one", [True, False])

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 
 from capkit import MarginCalibrator
 from capkit.baselines._self_trained import PeerSelfTraining
@@ -102,6 +103,92 @@ def test_a_checkpoint_is_written_and_gone_on_from(tmp_path):
     again, finished = train(task)  # nothing is left to do
     assert again.history == state.history
     assert torch.equal(weights_of(finished), weights_of(module))
+
+
+class Log(Callback):
+    """Notes what it is called for, and the epochs that are done by then."""
+
+    def __init__(self, path=None):
+        self.path = path
+
+    def initialize(self):
+        self.calls_ = []
+        return self
+
+    def _note(self, net, call):
+        self.calls_.append((call, net.state.epoch))
+        if self.path is not None:
+            with open(self.path, "a") as file:
+                file.write(f"{call} {net.state.epoch}\n")
+
+    def on_train_begin(self, net, **kwargs):
+        self._note(net, "train begins")
+
+    def on_train_end(self, net, **kwargs):
+        self._note(net, "train ends")
+
+    def on_epoch_begin(self, net, **kwargs):
+        self._note(net, "epoch begins")
+
+    def on_epoch_end(self, net, **kwargs):
+        self._note(net, "epoch ends")
+
+    def on_batch_begin(self, net, **kwargs):
+        self._note(net, "step begins")
+
+    def on_batch_end(self, net, **kwargs):
+        self._note(net, "step ends")
+
+
+def calls_of_epoch(done):
+    """Calls of an epoch of two steps behind so many others."""
+    steps = [("step begins", done), ("step ends", done)] * 2
+    return [("epoch begins", done), *steps, ("epoch ends", done + 1)]
+
+
+def test_callbacks_are_called_behind_the_trainings_own():
+    first, second = Log(), Log()
+    train(make_task(callbacks=[first, ("second", second)]))
+    expected = [("train begins", 0)]
+    for done in range(3):
+        expected += calls_of_epoch(done)
+    assert first.calls_ == second.calls_ == [*expected, ("train ends", 3)]
+
+
+def test_callbacks_see_the_epochs_that_are_left(tmp_path):
+    class Kill(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if net.state.epoch == 2:
+                raise RuntimeError("killed")
+
+    class Epochs(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            rows.append(dict(net.history[-1]))
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(make_task(checkpoint_dir=tmp_path, callbacks=[Kill()]))
+    log, rows = Log(), []
+    state, module = train(make_task(checkpoint_dir=tmp_path, callbacks=[log, Epochs()]))
+    # the second epoch was over when it was killed
+    assert log.calls_ == [("train begins", 2), *calls_of_epoch(2), ("train ends", 3)]
+    assert [row["epoch"] for row in rows] == [3]
+    assert rows[0]["loss"] == state.history[-1]["loss"]
+    expected, alone = train(make_task())
+    assert state.history == expected.history
+    assert torch.equal(weights_of(module), weights_of(alone))
+
+
+@pytest.mark.slow
+def test_of_several_processes_a_copy_watches_the_first(tmp_path):
+    log = Log(tmp_path / "calls.txt")
+    alone = make_task(callbacks=[log])
+    train(alone)
+    expected = log.path.read_text()
+    log.path.unlink()
+    del log.calls_
+    train(dataclasses.replace(alone, n_devices=2))
+    assert log.path.read_text() == expected  # once, not twice
+    assert not hasattr(log, "calls_")
 
 
 def test_a_task_can_be_sent_to_another_process():

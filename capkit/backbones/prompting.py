@@ -423,4 +423,4 @@ def _extend_rope(n_prompts: int, module: nn.Module, args: tuple, kwargs: dict) -
 
 def _like(prompt: Tensor, tokens: Tensor) -> Tensor:
     """A prompt (n, width) for every row of tokens (B, N, width), in their precision."""
-    return prompt.to(tokens.dtype).expand(len(tokens), -1, -1)
+    return prompt.to(tokens.dtype).expand(tokens.shape[0], -1, -1)

@@ -23,6 +23,7 @@ from capkit.training.self_training import EpochPredictions, SelfTrainingState
 
 if TYPE_CHECKING:
     from capkit.encoder import CLIPEncoder
+    from capkit.training.callbacks import Callbacks
     from capkit.tuning import Tuning
 
 __all__ = ["CPLClassifier", "candidate_labels", "candidate_loss"]
@@ -200,6 +201,8 @@ class CPLClassifier(SelfTrainedClassifier):
     checkpoint_dir : path or None, default=None
         Folder in which the state of the training is written after every epoch, see
         :class:`~capkit.CAPClassifier`.
+    callbacks : sequence of skorch callbacks or None, default=None
+        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
@@ -289,6 +292,7 @@ class CPLClassifier(SelfTrainedClassifier):
         intra_quantile: float = 0.6,
         inter_share: float = 0.5,
         checkpoint_dir: str | os.PathLike | None = None,
+        callbacks: Callbacks | None = None,
         device: str = "auto",
         n_devices: int = 1,
         random_state: int | np.random.RandomState | None = None,
@@ -303,6 +307,7 @@ class CPLClassifier(SelfTrainedClassifier):
         self.intra_quantile = intra_quantile
         self.inter_share = inter_share
         self.checkpoint_dir = checkpoint_dir
+        self.callbacks = callbacks
         self.device = device
         self.n_devices = n_devices
         self.random_state = random_state

@@ -24,6 +24,7 @@ from capkit.training.self_training import EpochPredictions, PseudoLabels, SelfTr
 
 if TYPE_CHECKING:
     from capkit.encoder import CLIPEncoder
+    from capkit.training.callbacks import Callbacks
     from capkit.tuning import Tuning
 
 __all__ = ["FixMatchClassifier"]
@@ -108,6 +109,8 @@ class FixMatchClassifier(SelfTrainedClassifier):
     checkpoint_dir : path or None, default=None
         Folder in which the state of the training is written after every epoch, see
         :class:`~capkit.CAPClassifier`.
+    callbacks : sequence of skorch callbacks or None, default=None
+        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
@@ -195,6 +198,7 @@ class FixMatchClassifier(SelfTrainedClassifier):
         tau: float = 0.95,
         top_k: int = 16,
         checkpoint_dir: str | os.PathLike | None = None,
+        callbacks: Callbacks | None = None,
         device: str = "auto",
         n_devices: int = 1,
         random_state: int | np.random.RandomState | None = None,
@@ -208,6 +212,7 @@ class FixMatchClassifier(SelfTrainedClassifier):
         self.tau = tau
         self.top_k = top_k
         self.checkpoint_dir = checkpoint_dir
+        self.callbacks = callbacks
         self.device = device
         self.n_devices = n_devices
         self.random_state = random_state

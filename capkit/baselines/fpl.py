@@ -20,6 +20,7 @@ from capkit.training.self_training import SelfTrainingState
 
 if TYPE_CHECKING:
     from capkit.encoder import CLIPEncoder
+    from capkit.training.callbacks import Callbacks
     from capkit.tuning import Tuning
 
 __all__ = ["FPLClassifier"]
@@ -71,6 +72,8 @@ class FPLClassifier(SelfTrainedClassifier):
     checkpoint_dir : path or None, default=None
         Folder in which the state of the training is written after every epoch, see
         :class:`~capkit.CAPClassifier`.
+    callbacks : sequence of skorch callbacks or None, default=None
+        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
@@ -153,6 +156,7 @@ class FPLClassifier(SelfTrainedClassifier):
         tuning: Tuning | str = "auto",
         top_k: int = 16,
         checkpoint_dir: str | os.PathLike | None = None,
+        callbacks: Callbacks | None = None,
         device: str = "auto",
         n_devices: int = 1,
         random_state: int | np.random.RandomState | None = None,
@@ -165,6 +169,7 @@ class FPLClassifier(SelfTrainedClassifier):
         self.tuning = tuning
         self.top_k = top_k
         self.checkpoint_dir = checkpoint_dir
+        self.callbacks = callbacks
         self.device = device
         self.n_devices = n_devices
         self.random_state = random_state

@@ -17,6 +17,7 @@ from capkit.training.self_training import SelfTrainingState
 
 if TYPE_CHECKING:
     from capkit.encoder import CLIPEncoder
+    from capkit.training.callbacks import Callbacks
     from capkit.tuning import Tuning
 
 __all__ = ["UPLClassifier"]
@@ -68,6 +69,8 @@ class UPLClassifier(SelfTrainedClassifier):
     checkpoint_dir : path or None, default=None
         Folder in which the state of the training is written after every epoch, see
         :class:`~capkit.CAPClassifier`.
+    callbacks : sequence of skorch callbacks or None, default=None
+        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
@@ -150,6 +153,7 @@ class UPLClassifier(SelfTrainedClassifier):
         tuning: Tuning | str = "auto",
         top_k: int = 16,
         checkpoint_dir: str | os.PathLike | None = None,
+        callbacks: Callbacks | None = None,
         device: str = "auto",
         n_devices: int = 1,
         random_state: int | np.random.RandomState | None = None,
@@ -162,6 +166,7 @@ class UPLClassifier(SelfTrainedClassifier):
         self.tuning = tuning
         self.top_k = top_k
         self.checkpoint_dir = checkpoint_dir
+        self.callbacks = callbacks
         self.device = device
         self.n_devices = n_devices
         self.random_state = random_state

@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from numbers import Number
+from typing import Any, TypeAlias, TypeGuard
 
 from skorch.callbacks import Callback
 
 from capkit.training.checkpoint import read_checkpoint, write_checkpoint
 from capkit.training.net import CAPNet
 
-__all__ = ["Checkpoint", "LearningRate", "ProgressBar", "SelfTrainingUpdate"]
+__all__ = [
+    "Callbacks",
+    "Checkpoint",
+    "LearningRate",
+    "ProgressBar",
+    "SelfTrainingUpdate",
+    "check_callbacks",
+]
+
+#: A user's own: objects, or pairs of a name and an object.
+Callbacks: TypeAlias = Sequence[Callback | tuple[str, Callback]]
+
+
+def check_callbacks(callbacks: Callbacks | None) -> None:
+    """Raise if skorch could not call these.
+
+    Parameters
+    ----------
+    callbacks : sequence of skorch callbacks or of pairs of a name and one, or None
+
+    Raises
+    ------
+    TypeError
+        If one of them is something else.
+    ValueError
+        If two have the same name.
+    """
+    named = [item for item in callbacks or () if _is_pair(item)]
+    for item in callbacks or ():
+        callback = item[1] if _is_pair(item) else item
+        if isinstance(callback, type) and issubclass(callback, Callback):
+            raise TypeError(
+                f"expected callbacks as objects, got the class {callback.__name__}: add () "
+                "behind its name."
+            )
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                "expected callbacks as objects of skorch.callbacks.Callback, or pairs of a name "
+                f"and one, got {item!r:.80}."
+            )
+    names = [name for name, _ in named]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected callbacks of different names, got two named {name!r}.")
+
+
+def _is_pair(item: object) -> TypeGuard[tuple[str, Callback]]:
+    return isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str)
 
 
 class LearningRate(Callback):
@@ -33,8 +81,11 @@ class SelfTrainingUpdate(Callback):
     """At the end of an epoch: history, margin and main samples."""
 
     def on_epoch_end(self, net: CAPNet, dataset_train=None, **kwargs) -> None:
-        """Update the net's state from the epoch's predictions."""
+        """Update the net's state from the epoch's predictions, and show loggers its numbers."""
         net.self_training.end_epoch(net.state, net.epoch_predictions(dataset_train))
+        for name, value in net.state.history[-1].items():
+            if isinstance(value, Number):  # loggers take no lists
+                net.history.record(name, value)
 
 
 class Checkpoint(Callback):

@@ -22,7 +22,13 @@ from torch import Tensor
 from capkit._seeding import seeded
 from capkit._threads import one_thread
 from capkit.exceptions import CapkitError, CheckpointError
-from capkit.training.callbacks import Checkpoint, LearningRate, ProgressBar, SelfTrainingUpdate
+from capkit.training.callbacks import (
+    Callbacks,
+    Checkpoint,
+    LearningRate,
+    ProgressBar,
+    SelfTrainingUpdate,
+)
 from capkit.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from capkit.training.module import DualAdapterModule, Encoder
 from capkit.training.net import AcceleratedCAPNet, CAPNet
@@ -69,6 +75,8 @@ class TrainingTask:
     one_thread : bool, default=False
         Whether a process trains in one thread, as its steps are small.
     verbose : int, default=0
+    callbacks : sequence of skorch callbacks, default=()
+        A user's own, or pairs of a name and one; called by the first process after all others.
     """
 
     schedule: Schedule
@@ -87,6 +95,7 @@ class TrainingTask:
     n_devices: int = 1
     one_thread: bool = False
     verbose: int = 0
+    callbacks: Callbacks = ()
 
     def build_module(self, device: str) -> DualAdapterModule:
         """Untrained module, the same for the same seed."""
@@ -167,6 +176,7 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
     rank = 0 if accelerator is None else accelerator.process_index
     device = task.device if accelerator is None else str(accelerator.device)
     progress = [ProgressBar()] if task.verbose and rank == 0 else []
+    of_user = task.callbacks if rank == 0 else ()
     arguments = dict(
         module=task.build_module(device),
         criterion=None,  # the loss is in get_loss
@@ -182,7 +192,7 @@ def _train_here(task: TrainingTask, accelerator: Accelerator | None = None) -> C
         iterator_train__strong_view=task.strong_view,
         iterator_train__views=task.self_training.views,
         train_split=None,
-        callbacks=[LearningRate(), *_epoch_end_callbacks(task, rank), *progress],
+        callbacks=[LearningRate(), *_epoch_end_callbacks(task, rank), *progress, *of_user],
         verbose=0,
         **schedule.optimizer_arguments(),
     )
