@@ -102,7 +102,9 @@ def main():
     means = table.groupby("reason", sort=False).mean(numeric_only=True).reset_index()
     table = pd.concat([table, means.assign(data="mean")], ignore_index=True)
     print(table.to_string(index=False, float_format="%.1f"))
-    print(pd.DataFrame(absent).to_string(index=False, float_format="%.1f"))
+    absent = pd.DataFrame(absent)
+    absent.loc[len(absent)] = ["mean", *absent.mean(numeric_only=True)]
+    print(absent.to_string(index=False, float_format="%.1f"))
     if arguments.csv:
         table.to_csv(arguments.csv, index=False, float_format="%.1f")
 

@@ -25,6 +25,7 @@ from capkit.exceptions import (
     ClassNamesError,
     LabelError,
 )
+from capkit.report import ReportContent
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,28 @@ def test_a_model_whose_checkpoint_was_moved_is_told_where_it_is(tmp_path):
     assert [row.split(",")[1] for row in again.splitlines()] == [
         row.split(",")[1] for row in labels.splitlines()
     ]
+
+
+def test_doubts_are_told_how_similar_each_image_is_to_the_nearest_name(
+    labeled, tmp_path, monkeypatch
+):
+    folder, labeling = labeled
+    told = []
+
+    def note(probabilities, labels, *, similarity, **_):
+        told.append(similarity)
+        return [""] * len(labels)
+
+    monkeypatch.setattr("capkit.report.content.reasons_for_doubt", note)
+    monkeypatch.setattr("capkit.commands.predict.reasons_for_doubt", note)
+    encoder = CLIPEncoder("glyph", template="the {}", class_names=NAMES)
+    space = encoder.fit_transform([folder / "photos" / name for name in labeling.table.images])
+    ReportContent.from_classifier(labeling.classifier, space, image_names=labeling.table.images)
+    ReportContent.from_space(space, image_names=labeling.table.images)
+    predict_folder(folder / "labels.capkit", folder / "photos", tmp_path / "again.csv")
+    assert len(told) == 3
+    for similarity in told:
+        np.testing.assert_allclose(similarity, space.logits().max(axis=1), rtol=1e-4)
 
 
 # -- inspect
@@ -221,6 +244,18 @@ def test_the_demo_adapts_and_keeps_photos_names_and_report(tmp_path):
     assert demo.class_names.read_text().splitlines() == list(digits.class_names)
     assert demo.accuracy_after > demo.accuracy_before + 0.05
     assert demo.labeling.report.exists() and demo.labeling.model.exists()
+
+
+def test_info_tells_whether_the_weights_are_there(tmp_path, monkeypatch):
+    what = "ViT-B-32/openai (auto)"
+    looked_for = []
+    monkeypatch.setattr(
+        "capkit.backbones.registry._cached_weights", lambda *given: looked_for.append(given)
+    )
+    assert describe_installation()[what] == "not on this disk: fetched at first use"
+    monkeypatch.setattr("capkit.backbones.registry._cached_weights", lambda *_: tmp_path)
+    assert describe_installation()[what] == "on this disk"
+    assert "openai" in str(looked_for[0][0])
 
 
 def test_info_names_versions_and_what_is_missing(monkeypatch):
