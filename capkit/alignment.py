@@ -224,7 +224,7 @@ class ConceptAligner(ConceptStage):
         self.candidate_descriptions_: dict[str, list[str]] = {}
         self.rejected_descriptions_: dict[str, str] = {}
         self.shift_ = np.zeros_like(space.text_features)
-        self.aligned_ = self.mismatched_[:0]
+        self.aligned_ = np.empty(0, dtype=np.int64)
         if self.describer is not None:
             self._align_by_text(space)
         elif self.use_centers:
