@@ -18,6 +18,8 @@ __all__ = [
     "CheckpointError",
     "CheckpointMismatchError",
     "ClassNamesError",
+    "DatasetDownloadError",
+    "DatasetError",
     "DescriberAnswerError",
     "DescriberConnectionError",
     "DescriberError",
@@ -91,6 +93,14 @@ class UnsupportedBackboneError(BackboneError, TypeError):
 
 class CacheError(CapkitError, OSError):
     """A cache on disk, of features or of answers, could not be read or written."""
+
+
+class DatasetError(CapkitError, OSError):
+    """A data set on disk is damaged or incomplete, or is not there."""
+
+
+class DatasetDownloadError(CapkitError, ConnectionError):
+    """A file of a data set could not be downloaded; the message says where to put it by hand."""
 
 
 class DescriberError(CapkitError, RuntimeError):

@@ -491,9 +491,7 @@ def test_without_a_describer_all_texts_stay_unless_centres_are_asked_for(detecte
     assert len(by_centers().fit(detected).aligned_) == len(aligner.mismatched_)
 
 
-def test_a_space_that_nothing_was_aligned_in_comes_back_from_a_cache_as_the_same(
-    detected, tmp_path
-):
+def test_a_space_without_aligned_classes_is_the_same_from_a_cache(detected, tmp_path):
     space = ConceptAligner().fit_transform(detected)
     joblib.dump(space, tmp_path / "space")
     assert joblib.hash(joblib.load(tmp_path / "space")) == joblib.hash(space)

@@ -8,14 +8,17 @@ import warnings
 import pytest
 from click.testing import CliRunner
 from ollama_server import OllamaServer
+from paper_sets import digit_fetcher
 from photo_folders import NAMES, write_class_folders, write_names, write_photos
 
 import capkit
 from capkit.cli import main
+from capkit.cli.options import PAPER_DATA_SETS
 from capkit.exceptions import TrainingInterrupted
+from capkit.reproduction import SETTINGS, Reproduction
 
 GLYPH = ["--backbone", "glyph", "--no-cache", "--quiet"]
-COMMANDS = ["label", "predict", "inspect", "compare", "demo", "info"]
+COMMANDS = ["label", "predict", "inspect", "compare", "reproduce", "demo", "info"]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,137 @@ def test_comparing_prints_a_table_of_the_chosen_methods(tmp_path):
     assert "| CAP |" not in result.stdout
     unknown = run("compare", tmp_path / "known", "--method", "magic", *GLYPH)
     assert unknown.exit_code == 2 and "none of: zero-shot, labels alone" in unknown.stderr
+
+
+# -- the paper's experiment
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the two functions behind ``capkit reproduce`` are called with; a GPU is pretended."""
+    calls = []
+
+    class Estimate:
+        has_gpu = True
+
+    monkeypatch.setattr(
+        "capkit.commands.estimate_reproduction", lambda *a, **k: calls.append((a, k)) or Estimate()
+    )
+    monkeypatch.setattr(
+        "capkit.commands.reproduce_paper", lambda *a, **k: calls.append((a, k)) or Reproduction({})
+    )
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        (["dtd"], (1, 2, 3)),
+        (["dtd", "--seeds", "4", "5", "6"], (4, 5, 6)),
+        (["--seeds", "4", "5", "dtd"], (4, 5)),
+        (["dtd", "--seeds", "4", "--seeds", "0"], (4, 0)),
+        (["dtd", "--seeds", "4", "5", "--seeds", "6", "7"], (4, 5, 6, 7)),
+        (["dtd", "--seeds=4", "5"], (4, 5)),
+        (["dtd", "--seeds", "4,5,6"], (4, 5, 6)),
+        (["--seeds", "4,5", "6", "--quiet", "dtd"], (4, 5, 6)),
+    ],
+)
+def test_seeds_are_written_in_any_way(asked, arguments, seeds):
+    result = run("reproduce", *arguments)
+    assert result.exit_code == 0, result.output
+    for positional, named in asked:
+        assert positional == (("dtd",),)
+        assert named["seeds"] == seeds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dtd", "--seeds"], "Option '--seeds' requires an argument"),
+        (["dtd", "--seeds", "one"], "'one' is not a valid integer"),
+        (["dtd", "--seeds", "--quiet"], "'--quiet' is not a valid integer"),
+        (["dtd", "--quiet", "7"], "'7' is not one of 'flowers102'"),
+        (["mnist"], "'mnist' is not one of 'flowers102', 'resisc45'"),
+        (["dtd", "--method", "magic"], "'magic' is none of: zero-shot"),
+        (["dtd", "--epochs", "0"], "0 is not in the range"),
+        ([], "Missing argument 'DATASET...'"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_a_usage_error(asked, arguments, said):
+    result = run("reproduce", *arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert not asked
+
+
+def test_an_experiment_is_the_papers_unless_told(asked, tmp_path):
+    assert run("reproduce", "dtd", "--no-cache").exit_code == 0
+    _, named = asked[-1]
+    assert named["tuning"].get_params() == capkit.tuning.PromptTuning().get_params()
+    assert named["paradigms"] == ("ul",)
+    assert named["encoder"].backbone == "ViT-B-32/openai"
+    assert named["encoder"].cache_dir is None
+    assert str(named["out"]) == "reproduction" and named["data_home"] is None
+    assert named["describer"] is None
+    assert len(named["methods"]) == 12
+
+
+def test_options_of_an_experiment_reach_it(asked, tmp_path):
+    texts = tmp_path / "texts.csv"
+    texts.write_text("class_name,description\nbanded,wide stripes\n")
+    result = run(
+        "reproduce", "dtd", "all", "--paradigm", "all", "--tuning", "adapter", "--epochs", 3,
+        "--method", "CAP", "--data", tmp_path, "--out", tmp_path / "out", "--batch-size", 9,
+        "--jobs", 2, "--device", "cpu", "--backbone", "glyph", "--descriptions", texts,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    texts.unlink()  # a run is known by what was in it
+    (positional, estimated), (_, named) = asked
+    assert positional == (("dtd", "all"),)
+    assert estimated["paradigms"] == named["paradigms"] == ("ul", "ssl", "trzsl")
+    assert named["tuning"].name == "adapter" and named["tuning"].epochs == 3
+    assert named["methods"] == ["CAP"]
+    assert (named["data_home"], named["out"]) == (tmp_path, tmp_path / "out")
+    encoder = named["encoder"]
+    assert (encoder.batch_size, encoder.n_jobs, encoder.device) == (9, 2, "cpu")
+    assert encoder.backbone == "glyph"
+    assert named["describer"]("banded") == ["wide stripes"]
+
+
+def test_without_a_gpu_it_says_how_long_it_takes_and_downloads_nothing(tmp_path, monkeypatch):
+    def fetch(*_, **__):
+        raise AssertionError("nothing is to be downloaded")
+
+    monkeypatch.setattr("capkit.datasets.fetch_eurosat", fetch, raising=False)
+    result = run(
+        "reproduce", "eurosat", "--method", "CAP", "--seeds", 1, "--out", tmp_path / "out",
+        "--device", "cpu", *GLYPH,
+    )  # fmt: skip
+    assert result.exit_code == 2
+    said, refused = result.stderr.splitlines()
+    assert said.startswith("This takes about ") and "2500 steps in 1 training, up to" in said
+    assert refused == "There is no GPU. To start all the same, pass --yes."
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_ends_with_tables_and_files(tmp_path, monkeypatch):
+    fetch = digit_fetcher(tmp_path / "set")
+    monkeypatch.setattr("capkit.datasets.fetch_eurosat", fetch, raising=False)
+    result = run(
+        "reproduce", "eurosat", "--method", "zero-shot", "--method", "CAP (paper)", "--seeds",
+        "1", "2", "--tuning", "adapter", "--epochs", 1, "--out", tmp_path / "out", "--yes",
+        "--device", "cpu", *GLYPH,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "| zero-shot | 100.0 ± 0.0 |\n" in result.stdout
+    assert "the backbone is glyph; tuning is adapter, not prompt; epochs is 1" in result.stdout
+    written = tmp_path / "out" / "eurosat_ul_glyph_adapter_epochs-1.csv"
+    assert result.stdout.endswith(f"tables  {written}\n")
+    assert len(written.read_text().splitlines()) == 1 + 2 * 2 * 2
+
+
+def test_the_data_sets_that_can_be_named_are_those_with_settings():
+    assert list(PAPER_DATA_SETS) == list(SETTINGS)
 
 
 def test_info_starts_with_the_version():
@@ -212,7 +346,7 @@ def test_help_lists_the_commands_in_the_order_of_their_use_without_loading_torch
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    listed = [line.split()[0] for line in output.partition("Commands:")[2].splitlines()[1:7]]
+    listed = [line.split()[0] for line in output.partition("Commands:")[2].splitlines()[1:8]]
     assert listed == COMMANDS
     assert output.endswith("False\n")
 

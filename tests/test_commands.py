@@ -221,7 +221,7 @@ def test_comparing_leaves_out_what_a_table_gives_no_label_and_what_is_damaged(tm
 
 def test_comparing_says_what_is_wrong_with_folders(tmp_path):
     write_class_folders(tmp_path / "known", n_each=1)
-    with pytest.raises(ClassNamesError, match="'digit one' is no class"):
+    with pytest.raises(ClassNamesError, match="'digit_one' is no class"):
         compare_folder(tmp_path / "known", class_names=NAMES)
     with pytest.raises(ClassNamesError, match="need class_names"):
         compare_folder(tmp_path / "known", labels=tmp_path / "labels.csv")

@@ -14,14 +14,20 @@ from capkit.cli.group import SOME_UNREADABLE, Commands, epilog
 from capkit.cli.options import (
     FILE,
     NEW_FILE,
+    NEW_FOLDER,
+    PAPER_DATA_SETS,
     PARADIGMS,
+    SpreadCommand,
+    SpreadOption,
     classes_option,
     format_option,
     make_describer,
     make_encoder,
     make_methods,
+    make_tuning,
     model_options,
     photos_argument,
+    read_describer,
     reading_options,
     tuning_option,
     unless_unwanted,
@@ -236,6 +242,121 @@ def compare(photos: Path, **options: Any) -> None:
         encoder=make_encoder(**options),
     )
     click.echo(comparison.to_markdown())
+
+
+@main.command(
+    cls=SpreadCommand,
+    short_help="Repeat the paper's experiment.",
+    epilog=epilog(
+        "capkit reproduce dtd",
+        "capkit reproduce dtd flowers102 --paradigm ul --seeds 1 2 3",
+        "capkit reproduce all --paradigm all --out numbers --data /data/sets",
+        "capkit reproduce eurosat --epochs 2 --seeds 1 --method CAP --yes",
+    ),
+)
+@click.argument(
+    "data_sets",
+    metavar="DATASET...",
+    type=click.Choice([*PAPER_DATA_SETS, "all"]),
+    nargs=-1,
+    required=True,
+)
+@click.option(
+    "--paradigm",
+    "paradigms",
+    type=click.Choice([*PARADIGMS, "all"]),
+    multiple=True,
+    default=["ul"],
+    show_default=True,
+    help="Which labels methods are shown; may be repeated. ul: none; ssl: two a class; trzsl: "
+    "all of 62% of the classes.",
+)
+@click.option(
+    "--backbone",
+    default="ViT-B-32/openai",
+    show_default=True,
+    help="The CLIP model; the default is the paper's.",
+)
+@click.option(
+    "--seeds",
+    cls=SpreadOption,
+    multiple=True,
+    type=click.IntRange(0),
+    metavar="N...",
+    default=[1, 2, 3],
+    help="One run of each method for each.  [default: 1 2 3]",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    help="Name of a method, as in the table; may be repeated.  [default: all]",
+)
+@click.option(
+    "--tuning",
+    type=click.Choice(["prompt", "adapter"]),
+    default="prompt",
+    show_default=True,
+    help="prompt: the paper's; adapter: minutes on a CPU, and other figures.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Fewer than the paper's 50, for a trial; its figures are marked as such.",
+)
+@click.option(
+    "--descriptions",
+    type=FILE,
+    help="CSV or JSON of other texts for classes whose name does not fit.  [default: none]",
+)
+@click.option(
+    "--out",
+    type=NEW_FOLDER,
+    default="reproduction",
+    show_default=True,
+    help="Folder for tables, and for what a stopped run goes on from.",
+)
+@click.option(
+    "--data",
+    type=NEW_FOLDER,
+    help="Folder of the data sets, which are downloaded there.  [default: $CAPKIT_DATA, else a "
+    "folder of the user]",
+)
+@click.option("--yes", is_flag=True, help="Start on a CPU too, however long it takes.")
+@reading_options
+def reproduce(data_sets: tuple[str, ...], yes: bool, **options: Any) -> None:
+    """Repeat the paper's experiment on its data sets.
+
+    DATASET is flowers102, resisc45, dtd, eurosat, cub200, fgvc_aircraft, several of these, or
+    all. It is downloaded, every method is trained with the paper's settings, and accuracies on
+    the test images are printed beside the published ones.
+
+    How long it takes is measured first; without a GPU that is all, unless --yes is given. Run
+    again, it goes on where it was stopped.
+    """
+    from capkit.commands import estimate_reproduction, reproduce_paper
+
+    tuning = make_tuning(options.pop("tuning"), options.pop("epochs"))
+    out, data, verbose = options.pop("out"), options.pop("data"), 0 if options["quiet"] else 1
+    paradigms = options.pop("paradigms")
+    describer = read_describer(options.pop("descriptions"))
+    what: dict[str, Any] = {
+        "paradigms": PARADIGMS if "all" in paradigms else paradigms,
+        "methods": list(make_methods(options.pop("methods"), "prompt")),
+        "seeds": options.pop("seeds"),
+        "tuning": tuning,
+        "encoder": make_encoder(**options),
+    }
+    estimate = estimate_reproduction(data_sets, **what)
+    click.echo(f"This takes {estimate}.", err=True)
+    if not (estimate.has_gpu or yes):
+        click.echo("There is no GPU. To start all the same, pass --yes.", err=True)
+        sys.exit(click.UsageError.exit_code)
+    reproduction = reproduce_paper(
+        data_sets, **what, describer=describer, out=out, data_home=data, verbose=verbose
+    )
+    click.echo(reproduction.to_markdown())
+    show_written(tables=reproduction.written)
 
 
 @main.command(short_help="Label pictures of handwriting.", epilog=epilog("capkit demo"))

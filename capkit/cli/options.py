@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +11,25 @@ import click
 
 if TYPE_CHECKING:
     from capkit.encoder import CLIPEncoder
+    from capkit.tuning import Tuning
 
 __all__ = [
     "FILE",
     "NEW_FILE",
+    "NEW_FOLDER",
+    "PAPER_DATA_SETS",
     "PARADIGMS",
+    "SpreadCommand",
+    "SpreadOption",
     "classes_option",
     "format_option",
     "make_describer",
     "make_encoder",
     "make_methods",
+    "make_tuning",
     "model_options",
     "photos_argument",
+    "read_describer",
     "reading_options",
     "tuning_option",
     "unless_unwanted",
@@ -29,11 +37,14 @@ __all__ = [
 
 # As capkit.model_selection and capkit.labels have them, which are slow to import.
 PARADIGMS = ("ul", "ssl", "trzsl")
+# As capkit.reproduction has them.
+PAPER_DATA_SETS = ("flowers102", "resisc45", "dtd", "eurosat", "cub200", "fgvc_aircraft")
 _FORMATS = ("csv", "parquet", "label-studio", "fiftyone")
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 photos_argument = click.argument("photos", type=FOLDER)
 classes_option = click.option(
@@ -55,6 +66,50 @@ tuning_option = click.option(
     show_default=True,
     help="adapter: seconds; prompt: wants a GPU; auto: prompt where there is one.",
 )
+
+
+class SpreadOption(click.Option):
+    """An option of a :class:`SpreadCommand` that takes one whole number or more at once."""
+
+
+class SpreadCommand(click.Command):
+    """A command in which ``--seeds 1 2 3`` and ``--seeds 1,2,3`` mean what they say.
+
+    Click's options take a fixed number of values. So the numbers behind a
+    :class:`SpreadOption` each get the option's name before the parser sees them.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Spread the values out, and let click go on from there."""
+        names = {n for p in self.params if isinstance(p, SpreadOption) for n in p.opts}
+        return super().parse_args(ctx, _spread(args, names))
+
+
+def _spread(args: Sequence[str], names: set[str]) -> list[str]:
+    """Put the option's name in front of each further number that follows it."""
+    spread: list[str] = []
+    option, is_first = None, True
+    for arg in _without_equals(args, names):
+        if arg in names:
+            option, is_first = arg, True
+        elif option is not None and re.fullmatch(r"\d+(,\d+)*", arg):
+            for number in arg.split(","):
+                spread += [number] if is_first else [option, number]
+                is_first = False
+            continue
+        else:
+            option = None
+        spread.append(arg)
+    return spread
+
+
+def _without_equals(args: Sequence[str], names: set[str]) -> list[str]:
+    """The same with ``--seeds=1`` as two arguments."""
+    return [
+        part
+        for arg in args
+        for part in (arg.split("=", 1) if arg.partition("=")[0] in names else [arg])
+    ]
 
 
 def reading_options(function: Any) -> Any:
@@ -154,6 +209,21 @@ def make_methods(names: Sequence[str], tuning: str) -> dict[str, Any]:
             f"{unknown[0]!r} is none of: {', '.join(methods)}", param_hint="--method"
         )
     return {name: methods[name] for name in names or methods}
+
+
+def make_tuning(name: str, epochs: int | None) -> Tuning:
+    """A way of tuning, with its own number of epochs or another one."""
+    from capkit.tuning.choosing import TUNINGS
+
+    tuning = TUNINGS[name]()
+    return tuning if epochs is None else tuning.set_params(epochs=epochs)
+
+
+def read_describer(path: Path | None) -> Any:
+    """Descriptions that are read now: a run is known by them, not by their file's name."""
+    from capkit.describers import TableDescriber, load_descriptions
+
+    return None if path is None else TableDescriber(load_descriptions(path))
 
 
 def make_describer(

@@ -6,6 +6,7 @@ from capkit.commands.info import describe_installation
 from capkit.commands.inspect import Inspection, inspect_folder
 from capkit.commands.label import Labeling, label_folder
 from capkit.commands.predict import Prediction, predict_folder
+from capkit.commands.reproduce import estimate_reproduction, reproduce_paper
 
 __all__ = [
     "Demo",
@@ -14,8 +15,10 @@ __all__ = [
     "Prediction",
     "compare_folder",
     "describe_installation",
+    "estimate_reproduction",
     "inspect_folder",
     "label_folder",
     "predict_folder",
+    "reproduce_paper",
     "run_demo",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -13,6 +13,7 @@ from capkit._optional import require
 from capkit._validation import UNLABELED
 from capkit.commands._folder import check_can_be_written, encode_folder, names_of_classes
 from capkit.comparison import Comparison, compare
+from capkit.datasets._image_folder import classes_of_folders
 from capkit.encoder import CLIPEncoder
 from capkit.exceptions import ClassNamesError, LabelError
 from capkit.image_files import ImageFiles, find_images
@@ -106,30 +107,14 @@ def _from_folders(
     files: ImageFiles, class_names: Sequence[str] | str | os.PathLike | None
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Classes by the folder that each image lies in."""
-    folders = [PurePosixPath(name).parts[0] for name in files.names]
     loose = [name for name in files.names if "/" not in name]
     if loose:
         raise LabelError(
             f"expected each image in a folder that has its class's name, got {len(loose)} "
             f"directly in {files.folder}, such as {loose[0]!r}. Pass a table of labels otherwise."
         )
-    spelled = {folder: folder.replace("_", " ") for folder in sorted(set(folders))}
-    if len(set(spelled.values())) < len(spelled):
-        raise ClassNamesError(
-            "two folders have the same name but for blanks and underscores: rename one of "
-            f"{', '.join(spelled)}"
-        )
-    if class_names is None:
-        names = names_of_classes(list(spelled.values()))
-    else:
-        names = names_of_classes(class_names)
-        if unknown := [name for name in spelled.values() if name not in names]:
-            raise ClassNamesError(
-                f"the folder {unknown[0]!r} is no class: expected one of {len(names)} names, "
-                f"such as {names[0]!r}."
-            )
-    place = {name: index for index, name in enumerate(names)}
-    return names, np.array([place[spelled[folder]] for folder in folders])
+    given = None if class_names is None else names_of_classes(class_names)
+    return classes_of_folders(files.names, given)
 
 
 def _from_table(
