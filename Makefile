@@ -3,8 +3,8 @@
 #   make demo PIP_FLAGS="--extra-index-url ..."    passes options to pip
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lint types doctest docs benchmark benchmark-quick \
-    coverage dist clean
+.PHONY: help setup demo test test-slow check lint types doctest docs docs-pictures benchmark \
+    benchmark-quick coverage dist clean
 .SUFFIXES:
 
 VENV := .venv
@@ -18,6 +18,7 @@ help:
 	@echo "make test-slow  the slow tests"
 	@echo "make check      lint, format, imports, types, spelling, doctests, documentation"
 	@echo "make docs       the documentation alone, in docs/_build/html"
+	@echo "make docs-pictures   pictures of its pages, in docs/_build/screenshots; needs Chromium"
 	@echo "make benchmark  the tables and pictures that compare methods, in docs/; an hour or two."
 	@echo "                REAL=folder adds real features; make benchmark-quick takes minutes and"
 	@echo "                writes to build/benchmark"
@@ -58,8 +59,10 @@ setup: $(VENV)/.dev-installed
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/quickstart.py
 
+# As many processes as cores, each with one thread.
 test: setup
-	$(BIN)/python -m pytest $(QUICK) --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(QUICK) -n logical --dist worksteal \
+	    --cov --cov-report=term
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -80,7 +83,12 @@ doctest: setup
 
 docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/check_pages.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+# Of the pages that `make docs` built.
+docs-pictures: setup
+	$(BIN)/python docs/take_pictures.py docs/_build/html docs/_build/screenshots
 
 REAL_FEATURES = $(if $(REAL),--real "$(REAL)")
 

@@ -140,11 +140,13 @@ class ConceptAligner(ConceptStage):
     mean that bridge the gap are those over the classes that are not mismatched: of their cluster
     centres and of their texts.
 
-    With ``accept="images"`` a description speaks of its own class by :func:`resembles_own_name`
-    or by :func:`resembles_own_cluster`, and is then judged by :func:`doubt_of_text`. Classes are
-    taken in turn, each beside the new texts of those before it. Two mismatched classes exchange
-    their clusters only for descriptions of the first kind: else those of two classes that were
-    mistaken for each other would take their clusters along.
+    With ``accept="images"`` a description speaks of its own class by
+    :func:`~capkit.descriptions.resembles_own_name` or by
+    :func:`~capkit.descriptions.resembles_own_cluster`, and is then judged by
+    :func:`~capkit.descriptions.doubt_of_text`. Classes are taken in turn, each beside the new
+    texts of those before it. Two mismatched classes exchange their clusters only for
+    descriptions of the first kind: else those of two classes that were mistaken for each other
+    would take their clusters along.
 
     References
     ----------

@@ -86,7 +86,7 @@ def to_onnx(model: ImageClassifier, path: str | os.PathLike, *, opset: int = 17)
 
     See Also
     --------
-    CAPClassifier.save : For going on in Python, without the weights of the frozen model.
+    capkit.CAPClassifier.save : For going on in Python, without the weights of the frozen model.
 
     Notes
     -----

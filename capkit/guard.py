@@ -273,6 +273,15 @@ def report_of(
     Returns
     -------
     AdaptationReport
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.guard import report_of
+    >>> before, after = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    >>> report = report_of("gaussian", 0.5, before, after, n_classes=2, steps=())
+    >>> report.n_changed, report.evenness
+    (1, 1.0)
     """
     counts = np.bincount(labels, minlength=n_classes)
     return AdaptationReport(
@@ -297,6 +306,13 @@ def training_is_carried(trust: float) -> bool:
     Returns
     -------
     bool
+
+    Examples
+    --------
+    >>> from capkit.gaussians import gaussian_trust
+    >>> from capkit.guard import training_is_carried
+    >>> training_is_carried(0.2), training_is_carried(0.6)
+    (False, True)
     """
     return trust >= LEAST_TRUST_TO_TRAIN
 
@@ -330,6 +346,17 @@ def judge(
     Returns
     -------
     AdaptationReport
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.guard import judge
+    >>> rng = np.random.default_rng(0)
+    >>> truth = np.arange(200) % 2
+    >>> features = np.eye(2)[truth] + 0.1 * rng.standard_normal((200, 2))
+    >>> old = np.where(rng.random(200) < 0.2, 1 - truth, truth)
+    >>> judge(features, old, old, truth, None, n_classes=2, guarded=True).kept
+    'training'
     """
     kept, trust = ("zero_shot", 0.0) if report is None else (report.kept, report.trust)
     steps = [] if report is None else list(report.steps)
@@ -372,6 +399,19 @@ def judge_labels(
     Returns
     -------
     AdaptationStep
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.guard import judge_labels
+    >>> rng = np.random.default_rng(0)
+    >>> truth = np.arange(200) % 2
+    >>> features = np.eye(2)[truth] + 0.1 * rng.standard_normal((200, 2))
+    >>> old = np.where(rng.random(200) < 0.2, 1 - truth, truth)
+    >>> judge_labels("a change for the better", features, old, truth, n_classes=2).kept
+    True
+    >>> judge_labels("chance", features, truth, rng.permutation(truth), n_classes=2).kept
+    False
     """
     n_changed = int((before != after).sum())
     if not n_changed:

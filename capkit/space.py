@@ -132,6 +132,14 @@ def feature_keys(features: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n,), dtype uint64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from capkit.space import feature_keys
+    >>> a, b, again = feature_keys(np.array([[0.6, 0.8], [1, 0], [0.6, 0.8]], dtype=np.float32))
+    >>> bool(a == again), bool(a == b)
+    (True, False)
     """
     rows = np.ascontiguousarray(features, dtype=np.float32)
     digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)

@@ -7,6 +7,8 @@ model can write it. This page is not run when the documentation is built: it nee
 <https://ollama.com>`_ server, with a model pulled (``ollama pull llama3.2``).
 """
 
+# sphinx_gallery_thumbnail_path = "images/descriptions.png"
+
 from pathlib import Path
 
 from capkit import CAPClassifier

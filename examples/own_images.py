@@ -6,6 +6,8 @@ Labels the images of a folder. Nothing is known about them but the names of the 
 is not run when the documentation is built, as it downloads the weights of a model.
 """
 
+# sphinx_gallery_thumbnail_path = "images/report.png"
+
 import csv
 from pathlib import Path
 

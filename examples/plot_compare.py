@@ -39,7 +39,7 @@ print(comparison.to_markdown())
 # A dot is a seed, which draws the images that are left out, the labels that are shown, and what
 # a method draws itself. The dashed lines are zero-shot's means.
 
-comparison.plot()
+figure = comparison.plot()
 
 # %%
 # How much better CAP is than the best of the others, relative to it:

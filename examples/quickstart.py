@@ -11,17 +11,17 @@ given: ``python examples/quickstart.py picture.png``.
 """
 
 import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 
 from capkit import CAPClassifier, CLIPEncoder, ConceptAligner
 from capkit.baselines import ZeroShotClassifier
 from capkit.datasets import load_digits
 from capkit.describers import TableDescriber
+from capkit.inspection import RecallDisplay
 
 # %%
 # The images
@@ -55,7 +55,7 @@ model = CAPClassifier(
     tuning="adapter",
     describer=describer,
     random_state=0,
-    verbose=1,
+    verbose=sys.stderr.isatty(),  # a progress bar, where somebody watches
 )
 model.fit(train.images, class_names=names)
 after = model.predict(test.images)
@@ -92,28 +92,19 @@ for title, labels in {"zero-shot": before, "aligned": aligned, "CAP": after}.ite
 # ----------------
 # Left, the recall of each class; right, images whose label changed to the right one.
 
-recalls = [recall_score(truth, labels, labels=names, average=None) for labels in (before, after)]
-order = np.argsort(recalls[0])[::-1]
-corrected = np.flatnonzero((before != truth) & (after == truth))
-picked = np.random.default_rng(0).choice(corrected, min(15, len(corrected)), replace=False)
-
 figure = plt.figure(figsize=(10, 4), layout="constrained")
 left, right = figure.subfigures(1, 2)
+RecallDisplay.from_predictions(truth, before=before, after=after, class_names=names).plot(
+    ax=left.subplots()
+)
 
-axes = left.subplots()
-rows = np.arange(len(names))
-axes.hlines(rows, recalls[0][order], recalls[1][order], color="0.8", linewidth=3, zorder=0)
-axes.scatter(recalls[0][order], rows, color="tab:red", label="zero-shot")
-axes.scatter(recalls[1][order], rows, color="tab:blue", label="CAP")
-axes.set_yticks(rows, [names[row] for row in order])
-axes.set(xlabel="recall on images that were not trained on", xlim=(-0.03, 1.03))
-axes.legend(loc="lower left", frameon=False)
-
+corrected = np.flatnonzero((before != truth) & (after == truth))
+picked = np.random.default_rng(0).choice(corrected, min(15, len(corrected)), replace=False)
 for row, panel in zip(picked, right.subplots(3, 5).flat, strict=False):
     panel.imshow(test.images[row])
     panel.set_axis_off()
     panel.set_title(f"{before[row]}\n→ {after[row]}", fontsize=7)
 
-picture = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart.png").absolute()
+picture = sys.argv[1] if len(sys.argv) > 1 else "quickstart.png"
 figure.savefig(picture, dpi=110)
 print(f"picture before and after: {picture}")

@@ -333,6 +333,16 @@ def test_an_unsafe_archive_is_refused_with_the_right_checksum_too(publisher, tmp
     assert not list(tmp_path.rglob("outside.txt"))
 
 
+@publisher_of("flowers102")
+def test_without_download_missing_labels_are_an_error_too(publisher, server, tmp_path):
+    publisher.fetch(tmp_path)
+    server.requests.clear()
+    (tmp_path / "flowers102" / "flowers-102" / "setid.mat").unlink()
+    with pytest.raises(DatasetError, match=r"setid\.mat is not there, and download=False"):
+        publisher.fetch(tmp_path, download=False)
+    assert server.requests == []
+
+
 def test_an_unknown_split_is_an_error_before_anything_is_downloaded(publisher, server, tmp_path):
     with pytest.raises(ValueError, match="split is expected to be one of train, test, all"):
         publisher.fetch(tmp_path, split="val")

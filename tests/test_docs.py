@@ -1,4 +1,4 @@
-"""The code in the README and in the user guide runs as pasted."""
+"""The code in the README, on the first page and in the user guide runs as pasted."""
 
 import csv
 import re
@@ -27,7 +27,8 @@ def markdown_blocks(text: str) -> list[str]:
 
 
 def rst_blocks(text: str) -> list[str]:
-    blocks = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.MULTILINE)
+    pattern = r"^( *)\.\. code-block:: python\n\n((?:\1   .*\n|\n)+)"
+    blocks = [code for _, code in re.findall(pattern, text, re.MULTILINE)]
     return [textwrap.dedent(block) for block in blocks]
 
 
@@ -107,6 +108,15 @@ def test_first_screen_of_the_readme_runs_as_pasted(work_folder):
     }
 
 
+def test_first_page_runs_as_pasted(work_folder, capsys):
+    blocks = rst_blocks((ROOT / "docs" / "index.rst").read_text())
+    namespace = run(blocks, "docs/index.rst")
+    assert "without a label" in capsys.readouterr().out
+    digits, new = namespace["digits"], namespace["new"]
+    labels = namespace["pipeline"].predict(new.images)
+    assert np.mean(labels == np.array(digits.class_names)[new.target]) > 0.9
+
+
 def test_user_guide_runs_as_pasted(work_folder):
     blocks = rst_blocks((ROOT / "docs" / "guide.rst").read_text())
     namespace = run(blocks, "docs/guide.rst")
@@ -122,3 +132,9 @@ def test_user_guide_runs_as_pasted(work_folder):
         "descriptions.csv",
         "digits.capkit",
     }
+
+
+def test_the_gallery_shows_each_example():
+    conf = (ROOT / "docs" / "conf.py").read_text()
+    listed = re.findall(r'"(\w+\.py)"', conf.split("EXAMPLES = [")[1].split("]")[0])
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))

@@ -132,3 +132,17 @@ def test_fitted_attributes_are_documented_and_documented_ones_exist(
     assert fitted - documented == set(), "fitted but not documented"
     missing = {key for key in documented if not hasattr(estimator, key)}
     assert missing == set(), "documented but not fitted"
+
+
+def needs_an_example(name: str) -> bool:
+    """All but what is raised, what is only read off a result, and what is only derived from."""
+    value = resolve(name)
+    is_read = inspect.isclass(value) and dataclasses.is_dataclass(value)
+    is_base = inspect.isclass(value) and inspect.isabstract(value)
+    is_raised = inspect.isclass(value) and issubclass(value, BaseException)
+    return not (is_read or is_base or is_raised)
+
+
+@pytest.mark.parametrize("name", sorted(filter(needs_an_example, public_names())))
+def test_there_is_an_example(name):
+    assert ">>> " in (inspect.getdoc(resolve(name)) or ""), f"{name} has no example"

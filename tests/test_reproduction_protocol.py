@@ -161,7 +161,9 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import capkit.datasets
 from paper_sets import digit_fetcher
-from test_reproduction_protocol import AdapterTuning, CAPSelfTraining, run
+from test_reproduction_protocol import AdapterTuning, run
+
+from capkit.training.self_training import CAPSelfTraining
 
 out, last = Path(sys.argv[1]), int(sys.argv[2])
 capkit.datasets.fetch_eurosat = digit_fetcher(Path(sys.argv[3]))

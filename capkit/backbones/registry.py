@@ -130,6 +130,13 @@ def list_backbones() -> list[str]:
     -------
     list of str
         ``"auto"``, the embedded models, and every ``"MODEL/TAG"`` of open_clip.
+
+    Examples
+    --------
+    >>> from capkit.backbones import list_backbones
+    >>> names = list_backbones()
+    >>> "glyph" in names, "ViT-B-32/openai" in names
+    (True, True)
     """
     from open_clip import list_pretrained  # takes seconds to import
 

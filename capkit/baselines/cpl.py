@@ -172,7 +172,7 @@ class CPLClassifier(SelfTrainedClassifier):
     """Train on several candidate labels for each image that the model is not sure of.
 
     CPL (candidate pseudolabel learning): round by round, each image is given the labels that both
-    it and the class choose, see :func:`capkit.baselines.cpl.candidate_labels`, and the loss is
+    it and the class choose, see ``capkit.baselines.cpl.candidate_labels``, and the loss is
     that of one of them being right, ``-log(sum of their probabilities)``.
 
     Parameters

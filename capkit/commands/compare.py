@@ -77,6 +77,12 @@ def compare_folder(
         If there is no image in the folder.
     ImportError
         If a package of the extra ``compare`` is missing.
+
+    Examples
+    --------
+    >>> from capkit.commands import compare_folder
+    >>> comparison = compare_folder("known_photos", paradigms=["ul", "ssl"])  # doctest: +SKIP
+    >>> print(comparison.to_markdown())  # doctest: +SKIP
     """
     require("compare_folder", "compare", "pandas", "psutil", *(["matplotlib"] if plot else []))
     files = find_images(photos)

@@ -63,6 +63,15 @@ def run_demo(folder: str | os.PathLike = "capkit-demo", *, verbose: int = 1) -> 
     ------
     OSError
         If the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from capkit.commands import run_demo
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     demo = run_demo(folder, verbose=0)
+    >>> demo.accuracy_after > demo.accuracy_before
+    True
     """
     folder, digits = Path(folder), load_digits()
     photos, names = folder / "photos", folder / "names.txt"

@@ -119,6 +119,22 @@ def inspect_folder(
         If there is no image in the folder.
     BackboneError
         If the backbone cannot be loaded.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from capkit import CLIPEncoder
+    >>> from capkit.commands import inspect_folder
+    >>> from capkit.datasets import load_digits
+    >>> digits = load_digits()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for row, image in enumerate(digits.images[:200]):
+    ...         Image.fromarray(image).save(Path(folder, f"{row:03}.png"))
+    ...     found = inspect_folder(folder, digits.class_names, encoder=CLIPEncoder("glyph"))
+    >>> found.n_images
+    200
     """
     files, names = find_images(photos), names_of_classes(class_names)
     check_can_be_written(report)

@@ -82,6 +82,13 @@ def predict_folder(
         If `model` is no saved classifier, or there is no image in the folder.
     BackboneError
         If the model's backbone cannot be loaded.
+
+    Examples
+    --------
+    >>> from capkit.commands import predict_folder
+    >>> done = predict_folder("labels.capkit", "new_photos", "new.csv")  # doctest: +SKIP
+    >>> done.table.labels[:2]  # doctest: +SKIP
+    ('forest', 'river')
     """
     files, out = find_images(photos), Path(out)
     format = format_of(out) if format is None else format

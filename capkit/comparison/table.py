@@ -205,7 +205,7 @@ class Comparison:
         Parameters
         ----------
         measure : str or sequence of str, default="score"
-            One or several, see :attr:`table`. Shares become percentages.
+            One or several, see ``table``. Shares become percentages.
 
         Returns
         -------
@@ -258,7 +258,7 @@ class Comparison:
         ------
         ValueError
             If there are no such images, or more than eight pairs of data set and paradigm: make
-            a Comparison of a part of :attr:`table`.
+            a Comparison of a part of ``table``.
         ImportError
             If matplotlib is missing.
         """

@@ -183,7 +183,7 @@ def _check_link(member: tarfile.TarInfo, archive: Path) -> None:
     start = posixpath.dirname(member.name) if member.issym() else ""
     reached = posixpath.normpath(posixpath.join(start, target.as_posix()))
     top = posixpath.normpath(member.name).split("/")[0]
-    if target.drive or target.root or reached.split("/")[0] != top:
+    if reached.split("/")[0] != top:
         raise _refusal(archive, member.name, f"is a link that leads elsewhere ({member.linkname})")
 
 

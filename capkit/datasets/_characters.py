@@ -83,7 +83,7 @@ def load_digits(*, split="train", imbalance_ratio=None, random_state=0, return_X
     >>> digits.class_names[digits.target[0]]
     'digit zero'
     """
-    _check_split(split)
+    check_split(split)
     raw = sklearn_datasets.load_digits()
     is_test = _every_nth_of_class(raw.target, TEST_EVERY)
     rows = _select(raw.target, is_test, split, imbalance_ratio, random_state)
@@ -163,7 +163,7 @@ def load_handwriting(*, split="train", imbalance_ratio=None, random_state=0, ret
     >>> int(np.bincount(long_tail.target).max()), int(np.bincount(long_tail.target).min())
     (40, 2)
     """
-    _check_split(split)
+    check_split(split)
     with resources.files(__package__).joinpath("data/handwriting.npz").open("rb") as file:
         raw = dict(np.load(file))
     target = raw["target"].astype(np.int64)
@@ -189,7 +189,7 @@ def _class_name(character: str) -> str:
     return unicodedata.name(character).lower()
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
     if split not in SPLITS:
         raise ValueError(f"split is expected to be one of {', '.join(SPLITS)}, got {split!r}.")
 

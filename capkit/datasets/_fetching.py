@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 
 from capkit._optional import require
 from capkit.datasets._archives import extract, is_extracted
-from capkit.datasets._characters import _check_split
+from capkit.datasets._characters import check_split
 from capkit.datasets._download import RemoteFile, data_folder, fetch_files
 from capkit.exceptions import DatasetError
 
@@ -84,7 +84,7 @@ class PhotoSet:
         -------
         Bunch
         """
-        _check_split(split)
+        check_split(split)
         owner = f"fetch_{self.name}"
         require(owner, "datasets", "filelock", "pooch")
         folder = data_folder(data_home, self.name)

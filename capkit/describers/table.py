@@ -202,6 +202,17 @@ def load_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
     DescriberAnswerError
         If the file is not laid out as :func:`save_descriptions` does it, names a class twice
         (``.json``), or holds what is no text: NUL characters, lone surrogates, another encoding.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from capkit.describers import load_descriptions, save_descriptions
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "descriptions.csv")
+    ...     save_descriptions(path, {"pond": ["a small round lake", "still water"]})
+    ...     load_descriptions(path)
+    {'pond': ['a small round lake', 'still water']}
     """
     suffix = _table_suffix(path)
     # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.

@@ -142,6 +142,15 @@ def check_format(format: str, class_names: Sequence[str]) -> None:
         If it cannot have one of the names.
     ImportError
         If a package is missing.
+
+    Examples
+    --------
+    >>> from capkit.labels import check_format
+    >>> check_format("csv", ["forest", "river"])
+    >>> check_format("xls", ["forest", "river"])
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a format of csv, parquet, label-studio, fiftyone, got 'xls'.
     """
     if format not in FORMATS:
         raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}.")
