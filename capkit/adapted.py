@@ -1,4 +1,4 @@
-"""What is left of a fit for prediction: trained weights, the Gaussians, or both."""
+"""The part of a fit that prediction needs: trained weights, the Gaussians, or both."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Reader:
 
 @dataclasses.dataclass(eq=False)
 class AdaptedModel:
-    """Predicts by trained prompts and adapters, by the Gaussians, or by both together.
+    """Predicts with trained prompts and adapters, with the Gaussians, or with both.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ class AdaptedModel:
         Of the frozen model, as aligned.
     logit_scale : float
     prior : GaussianPrior or None
-        What other images say of each one.
+        The Gaussians' contribution to the logits.
     weights : dict of str to ndarray
-        What was trained; empty where nothing was, or is not to be used.
+        Trained weights; empty if nothing was trained or the result was discarded.
     tuning : Tuning
         How it was trained.
     """

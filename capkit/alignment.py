@@ -33,18 +33,18 @@ from capkit.space import AlignmentResult, ConceptSpace, MismatchResult
 
 __all__ = ["ConceptAligner", "move_across_gap"]
 
-# A description is judged by at most so many images: more would tell no more.
+# Largest number of images by which a description is judged: more would not change the verdict.
 _JUDGED_IMAGES = 50_000
 
 
 def move_across_gap(
     centers: np.ndarray, image_mean: np.ndarray, text_mean: np.ndarray
 ) -> np.ndarray:
-    """Turn centres of images into text features (alignment without any text).
+    """Turn centres of images into text features (alignment without a describer).
 
     Images and texts lie in two narrow cones, so the centre of a class's images is far from any
-    text. What it deviates from the mean of the images by is what it says of its class; that is
-    added to the mean of the texts.
+    text. The deviation of the centre from the image mean is what characterises its class; it is
+    added to the text mean.
 
     Parameters
     ----------
@@ -72,11 +72,10 @@ def move_across_gap(
 class ConceptAligner(ConceptStage):
     """Give the mismatched classes a text feature that fits their images.
 
-    With a `describer`, each mismatched class gets the description that is most similar to the
-    cluster of images that is the class's, of those that the images show to be better than its
-    present text. Without one all texts stay as they are; or, with `use_centers`, the centre of
-    this cluster, moved across the modality gap, stands in for the text feature. See the method's
-    section 1.
+    With a `describer`, the candidates for a mismatched class are the descriptions that the images
+    show to be better than its present text; the one most similar to the class's image cluster is
+    chosen. Without a describer all texts stay unchanged, or, with `use_centers`, the cluster's
+    centre, moved across the modality gap, replaces the text feature. See the method's section 1.
 
     Parameters
     ----------
@@ -84,43 +83,43 @@ class ConceptAligner(ConceptStage):
         Gives visual descriptions of a class: one of :mod:`capkit.describers`, or any callable
         ``(class_name, n) -> list of str``.
     n_descriptions : int, default=8
-        Number of descriptions of each mismatched class.
+        Number of descriptions to get for each mismatched class.
     use_centers : bool, default=False
-        Whether to align by the clusters' centres where there is no describer. A centre stands
-        out from the mean of the images by far more than a text does from the mean of the texts,
-        so that on OpenAI's CLIP a class aligned this way takes most images of the others. It
-        helps where images and texts lie close together, as those of the embedded model do.
+        Whether to align with the cluster centres if there is no describer. A centre deviates from
+        the image mean far more than a text deviates from the text mean, so with OpenAI's CLIP a
+        class aligned this way takes most images of the other classes. It helps if images and texts
+        lie close together, as with the embedded model.
     accept : {"images", "always"}, default="images"
-        When a description replaces a class's text. "images": if it speaks of its own class rather
-        than of another one, and the labels that it changes are clear. "always": the most similar
-        one does whatever it says, as the paper has it.
+        When a description replaces a class's text. "images": if it describes its own class rather
+        than another one, and the label changes that it causes are clear. "always": the most
+        similar description always does, as in the paper.
     device : str, default="auto"
         Where the text tower encodes the descriptions.
     random_state : int, RandomState instance or None, default=None
-        For detection, where the space carries none.
+        Used for detection, if the space carries no detection result.
 
     Attributes
     ----------
     detector_ : MismatchDetector or None
-        The fitted detector; None where the space carried a detection.
+        The fitted detector; None if the space carried a detection result.
     mismatched_ : ndarray of shape (n_mismatched,), dtype int64
         Indices of the mismatched classes, ascending.
     aligned_ : ndarray of shape (n_aligned,), dtype int64
-        Indices of the classes whose text feature was replaced: the mismatched ones, but for
-        those whose descriptions were refused, or without a describer those that have no cluster
-        of images. Empty without a describer, unless `use_centers`.
+        Indices of the classes whose text feature was replaced. With a describer: the mismatched
+        classes, except those whose descriptions were refused. With `use_centers` instead: the
+        mismatched classes that have an image cluster. Otherwise empty.
     descriptions_ : dict of str to str
         The chosen description of each class that got one. Empty without a describer.
     rejected_descriptions_ : dict of str to str
-        Mismatched classes that got none, and why: what speaks against the one that is most
-        similar to the class's cluster. A warning names them too.
+        The mismatched classes that got no description, each with the reason against the
+        description that is most similar to the class's cluster. A warning lists them too.
     candidate_descriptions_ : dict of str to list of str
-        All descriptions that there were to choose from, of each mismatched class; what
-        :func:`capkit.describers.save_descriptions` writes to a table.
+        All candidate descriptions of each mismatched class;
+        :func:`capkit.describers.save_descriptions` writes them to a table.
     text_features_ : ndarray of shape (n_classes, n_features), dtype float32
         Aligned text features, unit rows.
     prompts_ : tuple of str or None
-        The text behind each class's feature, where the space has them.
+        The text behind each class's feature, if the space has prompts.
     shift_ : ndarray of shape (n_classes, n_features), dtype float32
         Aligned minus zero-shot text feature of the classes aligned without a text; else zero.
     class_names_ : tuple of str
@@ -131,22 +130,23 @@ class ConceptAligner(ConceptStage):
     See Also
     --------
     MismatchDetector : The stage before this one.
-    MarginCalibrator : The stage behind it.
-    capkit.baselines.ZeroShotClassifier : Classifies by the aligned texts, behind this stage.
+    MarginCalibrator : The stage after this one.
+    capkit.baselines.ZeroShotClassifier : Classifies with the aligned texts, as the step after this
+    one.
 
     Notes
     -----
-    A description is encoded as it is, formatted into no template. The image mean and the text
-    mean that bridge the gap are those over the classes that are not mismatched: of their cluster
-    centres and of their texts.
+    A description is encoded as it is, without a template. The image mean and the text mean that
+    bridge the modality gap are the means of the cluster centres and of the texts of the classes
+    that are not mismatched.
 
-    With ``accept="images"`` a description speaks of its own class by
-    :func:`~capkit.descriptions.resembles_own_name` or by
+    With ``accept="images"`` a description has to pass
+    :func:`~capkit.descriptions.resembles_own_name` or
     :func:`~capkit.descriptions.resembles_own_cluster`, and is then judged by
-    :func:`~capkit.descriptions.doubt_of_text`. Classes are taken in turn, each beside the new
-    texts of those before it. Two mismatched classes exchange their clusters only for
-    descriptions of the first kind: else those of two classes that were mistaken for each other
-    would take their clusters along.
+    :func:`~capkit.descriptions.doubt_of_text`. Classes are processed in turn, each with the new
+    texts of the classes before it. Two mismatched classes swap their clusters only on the basis
+    of descriptions that resemble their own name; otherwise, if the descriptions of two classes
+    were mixed up, their clusters would be swapped too.
 
     References
     ----------
@@ -198,8 +198,8 @@ class ConceptAligner(ConceptStage):
         Parameters
         ----------
         X : ConceptSpace
-            With a detection; or without, then a :class:`~capkit.MismatchDetector` with its
-            defaults detects first.
+            If it carries no detection result, a :class:`~capkit.MismatchDetector` with its
+            defaults runs first.
         y : ignored
 
         Returns
@@ -209,11 +209,11 @@ class ConceptAligner(ConceptStage):
         Raises
         ------
         ValueError
-            If a describer is given, but the space does not say which backbone made it.
+            If a describer is given but the space does not name its backbone.
         DescriberError
-            If the describer fails or says nothing usable.
+            If the describer fails or returns nothing usable.
         BackboneMismatchError
-            If the space was made by another backbone than the one of its name.
+            If the backbone that the space names is not the one that made it.
         """
         space = check_concept_space(X, self, min_images=1)
         self.n_features_in_ = space.shape[1]
@@ -290,7 +290,7 @@ class ConceptAligner(ConceptStage):
         self.prompts_ = None if prompts is None else tuple(prompts)
 
     def _choose_by_images(self, space: ConceptSpace, features: list[np.ndarray]) -> np.ndarray:
-        """Index of each mismatched class's description, -1 where none is better than its text."""
+        """Index of each mismatched class's description, -1 if none is better than its text."""
         named = [
             resembles_own_name(of_class, space.text_features, label)
             for label, of_class in zip(self.mismatched_, features, strict=True)
@@ -315,7 +315,7 @@ class ConceptAligner(ConceptStage):
         return chosen
 
     def _pair_anew(self, features: list[np.ndarray], named: list[np.ndarray]) -> None:
-        """Pair classes with clusters by the descriptions that resemble their own name."""
+        """Pair classes with clusters again, by the descriptions that resemble their own name."""
         rows = np.flatnonzero([of_class.any() for of_class in named])
         if not len(rows):
             return
@@ -328,7 +328,7 @@ class ConceptAligner(ConceptStage):
         self._move_centers(center_of_class)
 
     def _move_centers(self, center_of_class: np.ndarray) -> None:
-        """Give each mismatched class the centre of the mismatched class in its place."""
+        """Permute the centres of the mismatched classes."""
         centers = self._mismatch.class_centers.copy()
         centers[self.mismatched_] = centers[self.mismatched_][center_of_class]
         self._mismatch = dataclasses.replace(self._mismatch, class_centers=centers)
@@ -341,12 +341,12 @@ class ConceptAligner(ConceptStage):
         return lambda texts: backbone.encode_texts(texts).cpu().numpy()
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:
-        """Replace the texts of a space by the aligned ones; nothing is aligned anew.
+        """Replace the texts of a space by the aligned ones, without aligning again.
 
         Parameters
         ----------
         X : ConceptSpace
-            Of the classes and the backbone that the aligner was fitted on.
+            With the classes and the backbone that the aligner was fitted on.
 
         Returns
         -------
@@ -356,9 +356,9 @@ class ConceptAligner(ConceptStage):
         Raises
         ------
         ValueError
-            If its classes or its width are others than those of the fit.
+            If its classes or its number of features differ from those of the fit.
         BackboneMismatchError
-            If it was made by another backbone.
+            If it was made with another backbone.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
@@ -384,7 +384,7 @@ class ConceptAligner(ConceptStage):
 def _first_undoubted(
     images: np.ndarray, texts: np.ndarray, label: int, candidates: np.ndarray
 ) -> tuple[int | None, str]:
-    """Index of the first candidate that nothing speaks against, or what does against the first."""
+    """Index of the first candidate without a doubt, or else the doubt about the first one."""
     if not len(candidates):
         return None, "its descriptions resemble other classes more than this one"
     present, *labels = labels_with_texts(
@@ -400,7 +400,7 @@ def _first_undoubted(
 
 
 def _spread_rows(array: np.ndarray, limit: int) -> np.ndarray:
-    """At most so many rows, evenly spread: images may come sorted by class."""
+    """At most `limit` rows, evenly spread, because images may come sorted by class."""
     if len(array) <= limit:
         return array
     return array[np.linspace(0, len(array) - 1, limit).astype(np.int64)]

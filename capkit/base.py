@@ -23,7 +23,7 @@ __all__ = [
 
 
 def check_concept_space(X: object, owner: object, *, min_images: int = 0) -> ConceptSpace:
-    """Return `X` if it is a usable :class:`~capkit.ConceptSpace`, else say what is expected.
+    """Return `X` if it is a usable :class:`~capkit.ConceptSpace`, otherwise raise.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def check_concept_space(X: object, owner: object, *, min_images: int = 0) -> Con
 
 
 def check_images(X: object, owner: object) -> ImageSource:
-    """Return images as a user gave them as an ImageSource, or say what is expected.
+    """Return the images that a user gave as an ImageSource, or raise if they are none.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def check_images(X: object, owner: object) -> ImageSource:
 
 
 def check_fitted_classes(space: ConceptSpace, owner: object, class_names: tuple[str, ...]) -> None:
-    """Refuse a space of other classes than those that a stage was fitted on.
+    """Refuse a space whose classes differ from those of a stage's fit.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def check_fitted_classes(space: ConceptSpace, owner: object, class_names: tuple[
     owner : object
         The fitted stage; its class is named in the message.
     class_names : tuple of str
-        What it was fitted on.
+        The classes that it was fitted on.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def check_fitted_classes(space: ConceptSpace, owner: object, class_names: tuple[
 
 
 def check_fitted_width(space: ConceptSpace, owner: object, n_features: int) -> None:
-    """Refuse a space of another width than that which a stage was fitted on.
+    """Refuse a space whose number of features differs from that of a stage's fit.
 
     Parameters
     ----------
@@ -122,12 +122,12 @@ def check_fitted_width(space: ConceptSpace, owner: object, n_features: int) -> N
     owner : object
         The fitted stage; its class is named in the message.
     n_features : int
-        Width that it was fitted on.
+        Number of features that it was fitted on.
 
     Raises
     ------
     ValueError
-        If the widths differ; in scikit-learn's words.
+        If the numbers differ; with scikit-learn's message.
     """
     if space.shape[1] != n_features:
         raise ValueError(
@@ -150,7 +150,7 @@ class ConceptStage(
         super().__init_subclass__(auto_wrap_output_keys=None, **kwargs)
 
     def set_output(self, *, transform: str | None = None) -> ConceptStage:
-        """Do nothing: a stage gives a ConceptSpace whatever container is asked for.
+        """Do nothing: a stage returns a ConceptSpace whatever container is requested.
 
         Present so that ``Pipeline.set_output`` reaches the steps whose output is an array.
 
@@ -174,8 +174,8 @@ class ConceptStage(
 def expected_n_labels(y: object, images: ConceptSpace | ImageSource) -> int:
     """Number of labels that these images may have.
 
-    That of the images; of a space in which unreadable images are left out also the length of
-    `y`, if that can be the number of all images.
+    The number of images. For a space without the unreadable images, also the length of `y`, if
+    that can be the number of all images.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def expected_n_labels(y: object, images: ConceptSpace | ImageSource) -> int:
 
 
 def labels_of_rows(labels: np.ndarray, images: ConceptSpace | ImageSource) -> np.ndarray:
-    """Labels of these images, from theirs or from those of all images behind a space.
+    """Labels of these images, given their own labels or those of all images behind a space.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""CAPClassifier: all stages of CAP, and dual-adapter training, as one scikit-learn estimator."""
+"""CAPClassifier: all stages of CAP and the dual-adapter training as one scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ from capkit.tuning.choosing import TUNINGS
 
 __all__ = ["CAPClassifier"]
 
-# Stages, the class that runs each before this step, and the parameters of its default.
+# For each stage, the class that may run before this step, and the parameters of its default.
 _STAGES = {
     "detector": (MismatchDetector, ("t",)),
     "aligner": (ConceptAligner, ("describer",)),
     "calibrator": (MarginCalibrator, ("tau", "m")),
 }
-# Parts of the labeled images of which one at a time is left out to fit the temperature.
+# Number of parts of the labeled images; each is held out once to fit the temperature.
 _N_FOLDS = 3
 # The only classes that a saved file can name.
 _SAVED_CLASSES = (
@@ -83,116 +83,119 @@ class CAPClassifier(TrainedClassifier):
     """Adapt a CLIP-like model to unlabeled images by CAP, and classify with it.
 
     Concept-Adaptive Pseudolabeling finds the classes whose text is far from their images and
-    replaces their text (concept alignment), and then trains prompts and adapters on
-    pseudolabels, with a margin that holds back classes which are predicted too often.
+    replaces their text (concept alignment). It then trains prompts and adapters on pseudolabels,
+    with a margin that counteracts classes that are predicted too often.
 
-    Beyond the paper, the images are first looked at together
-    (:class:`~capkit.GaussianTransduction`): what they say of each other is where pseudolabels
-    come from, and stays a part of every prediction. A guard, which needs no labels, holds back
-    what the images do not bear out: training where there are few images a class, or everything,
-    so that the answer is zero-shot's. ``pseudo_labels="zero_shot"`` is the paper's own way.
+    Beyond the paper, all images are first considered together
+    (:class:`~capkit.GaussianTransduction`): pseudolabels come from the class texts and from how
+    the images lie relative to each other, and both also enter every prediction. A guard that needs
+    no labels discards whatever the images do not support: the training, if there are few images
+    per class, or all of the adaptation, which leaves the zero-shot predictions.
+    ``pseudo_labels="zero_shot"`` follows the paper.
 
-    Give it images, and it runs every stage itself; or put it behind the stages in a
-    :class:`~sklearn.pipeline.Pipeline`, where it takes the :class:`~capkit.ConceptSpace` that
-    they made. Both give the same result from the same parameters and seed.
+    Given images, it runs every stage itself. It can also be the last step of a
+    :class:`~sklearn.pipeline.Pipeline` of the stages; it then takes the
+    :class:`~capkit.ConceptSpace` that they produce. With the same parameters and seed, both give
+    the same result.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
-        How labels are used. ``"ul"``: not at all; `y` only says whether predictions are names
-        or indices. ``"ssl"``: labeled images train as a third stream. ``"trzsl"``: the labeled
-        classes are the seen ones; the unlabeled images belong to the others, so that pseudolabels
-        are only given from those, and the seen classes get no margin.
+        How labels are used. ``"ul"``: not at all; `y` only determines whether predictions are
+        names or indices. ``"ssl"``: labeled images are a third training stream. ``"trzsl"``: the
+        labeled classes are the seen ones. The unlabeled images belong to the other classes, so
+        only those are given as pseudolabels, and the seen classes get no margin.
     class_names : sequence of str or None, default=None
-        Names of all classes; here or at :meth:`fit`.
+        Names of all classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the vision-language model, see :func:`~capkit.backbones.load_backbone`. This and
-        `encoder` are not looked at where a ConceptSpace is given.
+        `encoder` are ignored if a ConceptSpace is given.
     t : int, float or None, default=None
-        Classes that are left when mismatch detection stops, see
+        Number or fraction of the classes that remain when mismatch detection stops, see
         :class:`~capkit.MismatchDetector`.
     tau : float, default=0.85
-        Probability above which a pseudolabel trains and counts for the margin. The paper uses
-        0.5 for FGVCAircraft.
+        Probability above which a pseudolabel is used for training and counts for the margin. The
+        paper uses 0.5 for FGVCAircraft.
     m : float, default=12.0
         Largest margin, see :class:`~capkit.MarginCalibrator`.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded: templates, batch size, cache, what happens at
-        unreadable images. None is a :class:`~capkit.CLIPEncoder` with its defaults. Its backbone
-        and device are this classifier's, where it names none itself.
+        How images and class names are encoded: templates, batch size, cache, and how unreadable
+        images are handled. None means a :class:`~capkit.CLIPEncoder` with its defaults. It uses
+        this classifier's backbone and device unless it sets its own.
     describer : callable or None, default=None
-        Gives visual descriptions of mismatched classes, see :mod:`capkit.describers`. None
-        leaves their texts as they are, see :class:`~capkit.ConceptAligner`.
+        Gives visual descriptions of mismatched classes, see :mod:`capkit.describers`. With None
+        their texts are not changed, see :class:`~capkit.ConceptAligner`.
     detector : MismatchDetector or None, default=None
-        Instead of the one with this classifier's `t`.
+        Used instead of a default one with this classifier's `t`.
     aligner : ConceptAligner, "passthrough" or None, default=None
-        Instead of the one with this classifier's `describer`. ``"passthrough"`` leaves the texts
-        as they are.
+        Used instead of a default one with this classifier's `describer`. ``"passthrough"`` does
+        not change the texts.
     calibrator : MarginCalibrator or None, default=None
-        Instead of the one with this classifier's `tau` and `m`. Training refits a clone of it
-        after every epoch.
+        Used instead of a default one with this classifier's `tau` and `m`. Training refits a clone
+        of it after every epoch.
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        What is trained, and how. ``"prompt"``, the paper: prompts in both towers and adapters,
-        on pixels, see :class:`~capkit.tuning.PromptTuning`. ``"adapter"``: adapters alone, on
-        features that are computed once, see :class:`~capkit.tuning.AdapterTuning`; seconds on a
-        CPU. ``"auto"``: prompts where there is a GPU or the model is small, else adapters. An
-        object of these classes has parameters of its own.
+        What is trained, and how. ``"prompt"`` (as in the paper): prompts in both towers, and
+        adapters, on pixels, see :class:`~capkit.tuning.PromptTuning`. ``"adapter"``: adapters
+        only, on features that are computed once, see :class:`~capkit.tuning.AdapterTuning`; takes
+        seconds on a CPU. ``"auto"``: prompts if there is a GPU or the model is small, else
+        adapters. Pass an object of one of these classes to set its parameters.
     pseudo_labels : {"gaussian", "zero_shot"} or GaussianTransduction, default="gaussian"
-        Where labels come from. ``"gaussian"``: from texts and from the images' places among each
-        other, see :class:`~capkit.GaussianTransduction`, of which an object with other
-        parameters may be given. ``"zero_shot"``, the paper: from the model that is trained,
-        which starts as zero-shot; nothing is held back.
+        Where pseudolabels come from. ``"gaussian"``: from the class texts and from how the images
+        lie relative to each other, see :class:`~capkit.GaussianTransduction`; pass an object of
+        that class to set its parameters. ``"zero_shot"`` (as in the paper): from the model being
+        trained, which starts out as the zero-shot classifier; the guard is off.
     class_prior : "estimated", "equal" or array-like of shape (n_classes,), default="estimated"
-        Proportions of the classes, in the order of the class names. Numbers of main samples and
-        the margin are measured against them. ``"estimated"`` means equal where `pseudo_labels`
+        Proportions of the classes, in the order of the class names. The number of main samples of
+        a class and its margin are relative to them. ``"estimated"`` means equal if `pseudo_labels`
         is ``"zero_shot"``.
     top_k : int, default=16
-        ``k``: main samples that a class starts with. The paper uses 6 for Flowers102.
+        ``k``: number of main samples that each class starts with. The paper uses 6 for Flowers102.
     renewal : MainSampleRenewal or None, default=None
-        How the main samples are renewed. None is a :class:`~capkit.MainSampleRenewal` with its
+        How the main samples are renewed. None means a :class:`~capkit.MainSampleRenewal` with its
         defaults.
     inference : {"no_adapters", "main", "pseudo", "ensemble"} or None, default=None
-        With which parts to predict; may be changed after :meth:`fit`. ``"no_adapters"``: prompts
-        alone (the paper). ``"main"``, ``"pseudo"``: text adapter, and the main or the pseudo
-        visual adapter. ``"ensemble"``: mean of the probabilities of these two, before the
-        Gaussians' say. None means ``"no_adapters"``; with adapter tuning ``"ensemble"``, or in
-        ``trzsl`` ``"main"``, as the pseudo branch trains on unseen classes alone.
+        Which trained parts predict; may be changed after :meth:`fit`. ``"no_adapters"``: prompts
+        only (as in the paper). ``"main"``, ``"pseudo"``: the text adapter, and the main or the
+        pseudo visual adapter. ``"ensemble"``: the mean of the probabilities of these two, before
+        the Gaussians are added. None means ``"no_adapters"``; with adapter tuning it means
+        ``"ensemble"``, or ``"main"`` in ``trzsl``, because the pseudo branch only trains on unseen
+        classes.
     temperature : float, "auto" or "labeled", default="auto"
-        The logits are divided by it before the softmax; it does not change what is predicted.
-        ``"auto"`` allows for how much too sure the Gaussians are, see
-        :func:`capkit.gaussians.evidence_temperature`. ``"labeled"`` (``ssl``, ``trzsl``) fits it
-        to labeled images that were left out: it fits three more times, each without a third of
-        them.
+        The logits are divided by it before the softmax; it does not change which class is
+        predicted. ``"auto"`` corrects for the overconfidence of the Gaussians, see
+        :func:`capkit.gaussians.evidence_temperature`. ``"labeled"`` (``ssl``, ``trzsl``)
+        calibrates on held-out labeled images: it fits three more times, each time without a third
+        of them.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch, each training's
-        in a folder of its own. A fit that was killed goes on from there when it is run again
-        with the same arguments, and ends where it would have ended.
+        Folder in which the training state is saved after every epoch, in a separate folder for
+        each training. A fit that was killed resumes from there when it is run again with the same
+        arguments, and gives the result that it would have given.
     callbacks : sequence of skorch callbacks or None, default=None
-        Objects of :class:`skorch.callbacks.Callback`, or pairs of a name and one, that watch the
-        training, such as skorch's loggers. ``net.history[-1]`` has the numbers of the epoch that
-        ended, those of `history_`. They are no part of a training: a checkpoint is gone on from
-        with others, and then they see the epochs that are left; :meth:`save` leaves them out.
-        They are not called where nothing is trained, nor in the fits of
-        ``temperature="labeled"``. With several `n_devices` copies of them watch the first
-        process. One that stops the training, as skorch's ``EarlyStopping`` does, interrupts the
-        fit.
+        Objects of :class:`skorch.callbacks.Callback`, or pairs of a name and such an object, that
+        observe the training, for instance skorch's loggers. ``net.history[-1]`` has the numbers of
+        the finished epoch, as in `history_`. Callbacks are not part of the training state: a
+        checkpoint can be resumed with other callbacks, which then see the remaining epochs, and
+        :meth:`save` leaves them out. They are not called if nothing is trained, nor in the extra
+        fits of ``temperature="labeled"``. With several `n_devices`, copies of them observe the
+        first process. A callback that stops the training, as skorch's ``EarlyStopping`` does,
+        interrupts the fit.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
-        Processes that train together, each with a GPU of its own, or all on the CPU. More than
-        one needs the package accelerate, and a ``if __name__ == "__main__":`` in the script.
+        Number of processes that train together, each with its own GPU, or all on the CPU. More
+        than one needs the package accelerate, and ``if __name__ == "__main__":`` in the script.
     random_state : int, RandomState instance or None, default=None
-        Fixes everything: clusters, first weights, batches and views.
+        Determines all randomness: clusters, initial weights, batches and views.
     verbose : int, default=0
-        Above 0, progress bars with the time left are shown.
+        Above 0, progress bars with the remaining time are shown.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     mismatched_ : ndarray of shape (n_mismatched,), dtype int64
@@ -200,43 +203,43 @@ class CAPClassifier(TrainedClassifier):
     mismatched_names_ : list of str
         Their names.
     descriptions_ : dict of str to str
-        The chosen description of each class that was aligned by a text.
+        The chosen description of each class that was aligned with a text.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
-        Class features after training, unit rows, in the order of `class_names_`; before the
-        text adapter.
+        Class features after training but before the text adapter: unit rows, in the order of
+        `class_names_`.
     margin_matrix_ : ndarray of shape (n_classes, n_classes), dtype float32
         The margin after the last epoch, in the order of `class_names_`.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
-        For each training image the last class that it was predicted as in training, as an index
-        into `class_names_`, where the confidence was above `tau`; else, and where it has a
-        label, -1.
+        For each training image, the class that training last predicted for it, as an index into
+        `class_names_`; -1 if the confidence was not above `tau` or the image has a label.
     main_labels_ : ndarray of shape (n_images,), dtype int64
-        Class of the main samples of the last epochs, as an index into `class_names_`; else -1.
+        Class of each image that was a main sample in the last epochs, as an index into
+        `class_names_`; -1 for all other images.
     adaptation_report_ : AdaptationReport
-        What adaptation was found to be worth on these images, what was tried and what was kept,
-        see :class:`capkit.guard.AdaptationReport`.
+        Whether adaptation helps on these images, as far as the guard can tell: what was tried and
+        what was kept, see :class:`capkit.guard.AdaptationReport`.
     history_ : list of dict
-        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the share of strong
-        views ``kept``, the number of images pseudolabeled above `tau` of each class
+        Numbers for each epoch: ``loss`` and its parts, the ``learning_rate``, the share of strong
+        views ``kept``, the number of images pseudolabeled above `tau` for each class
         (``class_counts``) and their evenness in [0, 1] (``class_balance``), the number of main
         samples (``n_main``), and ``margin_mean`` and ``margin_max`` over pairs of classes. Empty
-        where nothing was trained.
+        if nothing was trained.
     temperature_ : float
-        What the logits are divided by.
+        The number that the logits are divided by.
     detector_ : MismatchDetector or None
     aligner_ : ConceptAligner or None
     transduction_ : GaussianTransduction or None
-        Fitted stages; None where they were not run here.
+        Fitted stages; None for those that were not run here.
     calibrator_ : MarginCalibrator or None
         Fitted on the last epoch's predictions; None after :meth:`load`, as are the other three.
     paradigm_ : str
-        Paradigm of the fit, which decides what `inference` means where it is None.
+        Paradigm of the fit, which determines the meaning of ``inference=None``.
     tuning_ : Tuning
-        What `tuning` stood for.
+        The tuning object that `tuning` resolved to.
     seed_ : int
-        What `random_state` stood for: given as `random_state` it repeats the fit.
+        The seed that `random_state` resolved to; passed as `random_state`, it reproduces the fit.
     backbone_name_ : str or None
-        Name of the backbone behind the features; None where they were given without.
+        Name of the backbone that made the features; None if they were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
     logit_scale_ : float
@@ -249,9 +252,9 @@ class CAPClassifier(TrainedClassifier):
 
     Notes
     -----
-    With ``"ssl"`` and ``"trzsl"``, functions of scikit-learn that pass positions of sorted labels
-    on in place of labels, as ``cross_val_predict(method="predict_proba")`` does, end in an error,
-    for the marks of unlabeled images are lost on this way.
+    With ``"ssl"`` and ``"trzsl"``, scikit-learn functions that replace labels by their positions
+    in sorted order, such as ``cross_val_predict(method="predict_proba")``, end in an error,
+    because this loses the -1 of unlabeled images.
 
     References
     ----------
@@ -396,12 +399,12 @@ class CAPClassifier(TrainedClassifier):
         return self.aligner_.fit_transform(space)
 
     def _transduce(self, space: ConceptSpace, labels: np.ndarray) -> ConceptSpace:
-        """Let the images say what they are together, unless a stage before this step has."""
+        """Fit the Gaussians to all images, unless a stage before this step has."""
         self.transduction_ = None
         if space.transduction is not None or self.pseudo_labels == "zero_shot":
             return space
         stage = self._choose_transduction()
-        with warnings.catch_warnings():  # what it says is a part of this classifier's report
+        with warnings.catch_warnings():  # its warnings are in this classifier's report
             warnings.simplefilter("ignore", AdaptationWarning)
             self.transduction_ = stage.fit(space, labels)
         return self.transduction_.transform(space)
@@ -414,7 +417,7 @@ class CAPClassifier(TrainedClassifier):
         return stage.set_params(paradigm=self.paradigm)
 
     def _choose_prior(self, space: ConceptSpace) -> GaussianPrior | None:
-        """What other images say of each one; None in the paper's way."""
+        """The Gaussians' contribution to the logits; None when following the paper."""
         result = space.transduction
         if result is None or self.pseudo_labels == "zero_shot":
             return None
@@ -424,7 +427,7 @@ class CAPClassifier(TrainedClassifier):
 
     @property
     def _guarded(self) -> bool:
-        """Whether the guard may hold back; it may not in the paper's way."""
+        """Whether the guard may discard adaptation; it may not when following the paper."""
         if isinstance(self.pseudo_labels, str):
             return self.pseudo_labels != "zero_shot"
         return self.pseudo_labels.guard
@@ -489,7 +492,7 @@ class CAPClassifier(TrainedClassifier):
     def _settings(
         self, space: ConceptSpace, self_training: CAPSelfTraining, calibrator: MarginCalibrator
     ) -> dict[str, Any]:
-        """What decides how a training goes besides the tuning; each part by its name."""
+        """All that determines a training besides the tuning, by name."""
         prior, proportions = self_training.prior, self_training.proportions
         means = None if prior is None else prior.classes.whitened_means
         return {
@@ -508,7 +511,7 @@ class CAPClassifier(TrainedClassifier):
         state: SelfTrainingState,
         model: AdaptedModel,
     ) -> None:
-        """Take what training left, or did not touch, as fitted attributes."""
+        """Store the results of training as fitted attributes."""
         self._model = self._hold_back(space, labels, model)
         alignment, mismatch = space.alignment, space.mismatch
         none = np.empty(0, dtype=np.int64)
@@ -522,7 +525,7 @@ class CAPClassifier(TrainedClassifier):
     def _hold_back(
         self, space: ConceptSpace, labels: np.ndarray, model: AdaptedModel
     ) -> AdaptedModel:
-        """Leave away what was trained where the guard says so, and report."""
+        """Discard the trained weights if the guard says so, and write the report."""
 
         def labels_by(model: AdaptedModel) -> np.ndarray:
             predicted = model.logits(space, self._inference(), self._reader()).argmax(axis=1)
@@ -570,7 +573,7 @@ class CAPClassifier(TrainedClassifier):
                 setattr(other, name, getattr(self, name))
             other.backbone_name_, other.backbone_id_ = self.backbone_name_, self.backbone_id_
             rest = np.delete(np.arange(len(space)), labeled[fold])
-            with warnings.catch_warnings():  # said of the fit of all images
+            with warnings.catch_warnings():  # the fit on all images has warned
                 warnings.simplefilter("ignore")
                 other._fit_space(space[rest], labels[rest])
             logits[fold] = other._logits(space[labeled[fold]])
@@ -601,7 +604,7 @@ class CAPClassifier(TrainedClassifier):
         tuning.check_inference(self.inference)
 
     def _warn_of_idle_parameters(self, space: ConceptSpace) -> None:
-        """Warn of parameters that another stage's own stand in the place of."""
+        """Warn of parameters that have no effect because a stage sets them itself."""
         reason = self._reason_class_prior_is_idle(space)
         if reason and not (isinstance(self.class_prior, str) and self.class_prior == "estimated"):
             value = self.class_prior
@@ -655,10 +658,10 @@ class CAPClassifier(TrainedClassifier):
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted classifier, without the frozen backbone, to one file.
 
-        The file is safetensors with JSON in its metadata: loading it executes nothing. Not in it
-        are the fitted stages (``detector_``, ``aligner_``, ``calibrator_``), whose results it
-        has, and ``callbacks``; nor parameters that JSON cannot hold, such as a function, which
-        are named in a warning.
+        The file is safetensors with JSON in its metadata: loading it executes nothing. It contains
+        the results of the stages, but not the fitted stages (``detector_``, ``aligner_``,
+        ``calibrator_``) nor ``callbacks``. Parameters that JSON cannot represent, such as a
+        function, are left out and named in a warning.
 
         Parameters
         ----------
@@ -698,21 +701,21 @@ class CAPClassifier(TrainedClassifier):
     ) -> CAPClassifier:
         """Read a classifier that :meth:`save` wrote.
 
-        The backbone is loaded by its name when it is first needed, and has to be the one that
-        the classifier was fitted with. A file cannot say where to write: ``checkpoint_dir`` and
-        the encoder's ``cache_dir`` are None. Nor is the path of a backbone, or a repository of
-        the Hub, followed of which the file has no fingerprint: such a classifier predicts for a
-        ConceptSpace alone.
+        The backbone is loaded by its name when it is first needed, and has to be the one that the
+        classifier was fitted with. A file cannot determine where files are written:
+        ``checkpoint_dir`` and the encoder's ``cache_dir`` are None. If the file has no fingerprint
+        of its backbone, a path or a Hub repository in it is not followed: such a classifier only
+        predicts for a ConceptSpace.
 
         Parameters
         ----------
         path : path
         device : str, default="auto"
-            Where it is to run; becomes its parameter.
+            Where the classifier runs; becomes its parameter.
         backbone : str, path or None, default=None
-            Another name or path of the same backbone, for one that is not where it was at the
-            fit; becomes its parameter, and what the file names is not looked at. It is loaded at
-            once.
+            New name or path of the backbone, if it is no longer where it was at the fit. It
+            becomes the classifier's parameter, the name in the file is ignored, and the backbone
+            is loaded at once.
 
         Returns
         -------
@@ -721,11 +724,11 @@ class CAPClassifier(TrainedClassifier):
         Raises
         ------
         ValueError
-            If the file is not a saved classifier, of another format, or holds what no classifier
-            has.
+            If the file is not a saved classifier, has another format, or contains values that no
+            classifier can have.
         BackboneError
-            If `backbone` cannot be loaded; BackboneMismatchError if it is not the one of the fit,
-            or the file has no fingerprint to tell.
+            If `backbone` cannot be loaded; BackboneMismatchError if it is not the backbone of the
+            fit, or if the file has no fingerprint to check it against.
         """
         parameters, values, arrays = read_model(path, _SAVED_CLASSES, cls._check_saved)
         classifier = cls._without_paths(parameters).set_params(device=device)
@@ -751,7 +754,7 @@ class CAPClassifier(TrainedClassifier):
 
     @classmethod
     def _check_saved(cls, model: SavedModel) -> None:
-        """Raise a ValueError at what cannot have been saved."""
+        """Raise a ValueError at anything that :meth:`save` cannot have written."""
         check_saved(model)
         classifier = cls(**model.parameters)
         classifier._validate_params()
@@ -774,7 +777,7 @@ class CAPClassifier(TrainedClassifier):
 
     @classmethod
     def _without_paths(cls, parameters: dict[str, Any]) -> CAPClassifier:
-        """With the parameters of a file, but for those that say where to write."""
+        """Classifier with the parameters of a file, except those that name where to write."""
         classifier = cls(**parameters)
         places = [
             name
@@ -785,5 +788,5 @@ class CAPClassifier(TrainedClassifier):
 
 
 def _is_anyones(backbone: str | None) -> bool:
-    """Whether what stands under a backbone's name is up to whoever wrote it there."""
+    """Whether a name is a path or a Hub name, whose content may come from anyone."""
     return is_path(backbone) or is_hub_name(backbone)

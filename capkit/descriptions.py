@@ -1,4 +1,4 @@
-"""Whether a description is a better text for its class: pure functions, array in, array out."""
+"""Whether a description is a better text for its class: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CHUNK_SIZE = 8192
 def choose_descriptions(
     description_features: Sequence[np.ndarray], centers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a description for each class, and which of the centres is the class's.
+    """Choose a description and a centre for each class.
 
-    Classes and centres are paired by a linear assignment: the similarity of a class and a centre
-    is that of its most similar description, and the sum over the pairs is the largest possible.
+    Classes and centres are paired by a linear assignment that maximises the sum of similarities;
+    the similarity of a class and a centre is that of the class's most similar description.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def choose_descriptions(
     Returns
     -------
     chosen : ndarray of shape (n_classes,), dtype int64
-        Index of each class's description that is most similar to its centre.
+        For each class, the index of the description that is most similar to its centre.
     center_of_class : ndarray of shape (n_classes,), dtype int64
-        Row of `centers` of each class.
+        For each class, its row of `centers`.
 
     Examples
     --------
@@ -66,18 +66,18 @@ def choose_descriptions(
 def resembles_own_name(
     description_features: np.ndarray, text_features: np.ndarray, label: int
 ) -> np.ndarray:
-    """Whether descriptions speak of their own class, told by the texts alone.
+    """Whether descriptions describe their own class, judged by the texts alone.
 
-    What all texts have in common is taken away, the mean of the classes' texts; of what is left a
-    description has to be more similar to its class's text than to that of any other class. A row
-    that slipped into another class's place in a table is not.
+    The mean of the class texts, which all texts have in common, is subtracted. After that, a
+    description has to be more similar to its class's text than to that of any other class. This
+    fails, for example, for a table row that slipped into another class's place.
 
     Parameters
     ----------
     description_features : ndarray of shape (n_descriptions, n_features)
-        Of one class; unit rows.
+        Descriptions of one class; unit rows.
     text_features : ndarray of shape (n_classes, n_features)
-        What the classes are called; unit rows.
+        Features of the class names; unit rows.
     label : int
         Index of the class.
 
@@ -106,21 +106,21 @@ def resembles_own_cluster(
     image_mean: np.ndarray,
     label: int,
 ) -> np.ndarray:
-    """Whether descriptions speak of their own class, told by the images.
+    """Whether descriptions describe their own class, judged by the images.
 
-    For names that say so little that :func:`resembles_own_name` misses what speaks of them. What
-    texts deviate from the mean text by is compared with what clusters deviate from the mean image
-    by: a description has to be more similar to its class's cluster than to any other class's, and
-    more than the class's present text is.
+    For names that say so little that :func:`resembles_own_name` rejects even good descriptions.
+    Deviations of texts from the mean text are compared with deviations of cluster centres from the
+    mean image: a description has to be more similar to its class's cluster than to any other
+    class's cluster, and more similar than the class's present text is.
 
     Parameters
     ----------
     description_features : ndarray of shape (n_descriptions, n_features)
-        Of one class; unit rows.
+        Descriptions of one class; unit rows.
     text_features : ndarray of shape (n_classes, n_features)
         Present texts of the classes; unit rows.
     class_centers : ndarray of shape (n_classes, n_features)
-        Centre of each class's cluster; zeros for a class that has none.
+        Centre of each class's cluster; zeros for a class without a cluster.
     image_mean : ndarray of shape (n_features,)
     label : int
         Index of the class.
@@ -155,7 +155,7 @@ def labels_with_texts(
     label: int,
     candidates: np.ndarray,
 ) -> np.ndarray:
-    """Zero-shot labels with each of some texts in place of one class's.
+    """Zero-shot labels with each candidate text in place of one class's text.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def labels_with_texts(
     label : int
         Index of the class.
     candidates : ndarray of shape (n_candidates, n_features)
-        Texts that take its place.
+        Texts that replace the class's text.
 
     Returns
     -------
@@ -193,10 +193,10 @@ def labels_with_texts(
 def doubt_of_text(
     image_features: np.ndarray, before: np.ndarray, after: np.ndarray, label: int, n_classes: int
 ) -> str | None:
-    """Why a new text of one class is not to be believed, by the labels that it gives.
+    """Why a new text for one class should not be trusted, judged by the labels that it gives.
 
     A mismatched class is predicted too rarely, so a better text gives it more images, and these
-    belong to it as clearly as :func:`~capkit.guard.change_clarity` asks for.
+    belong to it clearly enough by :func:`~capkit.guard.change_clarity`.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def doubt_of_text(
     Returns
     -------
     str or None
-        None where nothing speaks against it.
+        None if there is no reason.
 
     Examples
     --------

@@ -11,12 +11,12 @@ from capkit._validation import UNLABELED
 __all__ = ["reasons_for_doubt"]
 
 # Probability of the label below which no class fits well, and lead over the runner-up below which
-# two classes fit about equally.
+# two classes fit about equally well.
 _WEAK, _CLOSE = 0.5, 0.25
-# Probability with which another class has to be predicted before a given label is doubted.
+# Probability that another class must reach before a label given by a person is doubted.
 _SURE = 0.9
-# Similarity to the nearest class name that is far below that of other images: so many
-# interquartile ranges below the lower quartile, told from this number of images on.
+# An image fits no class if its similarity to the nearest class name is this many interquartile
+# ranges below the lower quartile of all images, given at least this number of images.
 _FAR, _FEWEST_IMAGES = 0.5, 20
 
 
@@ -29,28 +29,29 @@ def reasons_for_doubt(
     known: np.ndarray | None = None,
     similarity: np.ndarray | None = None,
 ) -> list[str]:
-    """For each image, what speaks against its label.
+    """For each image, the reasons to doubt its label.
 
     Parameters
     ----------
     probabilities : ndarray of shape (n_images, n_classes)
         Columns in the order of `class_names`; rows sum to 1.
     labels : ndarray of shape (n_images,), int
-        Indices into `class_names`: what the images are labeled as in the end.
+        Final labels of the images, as indices into `class_names`.
     class_names : sequence of str
     zero_shot : ndarray of shape (n_images,), int, or None, default=None
-        Labels by the class names alone; None says nothing of them.
+        Labels by the class names alone; None skips this check.
     known : ndarray of shape (n_images,), int, or None, default=None
-        Labels that a person gave, -1 where there is none. They are only doubted where the model
-        is sure of another class.
+        Labels that a person gave, -1 for images without one. They are only doubted if the model is
+        confident of another class.
     similarity : ndarray of shape (n_images,) or None, default=None
-        Of each image with the class name that it is most similar to. An image of no class is
-        often told by it, as probabilities are among the classes alone; None says nothing of it.
+        Similarity of each image to the class name that is most similar to it. It often reveals an
+        image that belongs to none of the classes; probabilities cannot, because they sum to 1 over
+        the classes. None skips this check.
 
     Returns
     -------
     list of str
-        Of length n_images: reasons joined by "; ", or "" where there is none.
+        Reasons joined by "; ", or "" if there are none; of length n_images.
 
     Examples
     --------

@@ -40,10 +40,10 @@ _SHOWN_FAILURES = 20
 class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     """Encode images and class names with a CLIP-like model.
 
-    Turns images into a :class:`~capkit.ConceptSpace`, the value that the other stages take; or
-    without class names into the array of their features, which any scikit-learn estimator takes.
-    Features are kept, so that no image is encoded twice: on disk under `cache_dir`, or in memory
-    while the process lives.
+    Turns images into a :class:`~capkit.ConceptSpace`, which the other stages take as input.
+    Without class names it gives an array of image features, which any scikit-learn estimator
+    takes. Features are cached, so that no image is encoded twice: on disk in `cache_dir`, or in
+    memory for the life of the process.
 
     Parameters
     ----------
@@ -52,41 +52,41 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         open_clip, ``"hf-hub:ORGANISATION/NAME"``, the path of a checkpoint,
         ``"local-dir:FOLDER"``, ``"glyph"``, or ``"auto"``.
     template : str or sequence of str, default="a photo of a {}"
-        Text that a class name is put into, in place of ``{}``. Of several templates the features
-        are averaged, as zero-shot CLIP does.
+        Text in which the class name replaces ``{}``. The features of several templates are
+        averaged, as in zero-shot CLIP.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`. Without them :meth:`transform` gives an
-        array of features, and `template` is not used.
+        Names of the classes; pass them here or to :meth:`fit`. Without them :meth:`transform`
+        gives an array of features, and `template` is not used.
     batch_size : int, default=256
-        Number of images that are encoded at once. Less needs less memory.
+        Number of images that are encoded at once. Fewer need less memory.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     cache_dir : path or None, default=None
-        Folder in which features are kept. The key of an image is its content, or of a file its
-        path, size and time of change; of a text the text with its template; and of both the
-        backbone and its preprocessing. ``~`` is the home folder. None keeps up to 512 MiB of
+        Folder in which features are cached. A text is identified by the text with its template, an
+        image by its content, a file by its path, size and modification time; in addition, all by
+        the backbone and its preprocessing. ``~`` is the home folder. None keeps up to 512 MiB of
         features in memory.
     n_jobs : int or None, default=None
         Number of workers that read images: threads, unless ``joblib.parallel_config`` names
-        another backend. None means the number that it says, and without one a worker for each
-        CPU that this process may use, at most 8; -1 means one for each CPU.
+        another backend. None means the number set in ``joblib.parallel_config``, or else one
+        worker for each CPU that this process may use, at most 8; -1 means one for each CPU.
     on_error : {"raise", "skip"}, default="raise"
-        What happens at an image that cannot be read: an error that names it, or a warning that
-        lists all of them. Those that are skipped have no row in the ConceptSpace, whose
-        ``sample_indices`` say which images the others are. An array of features could not say
-        it: ``"skip"`` needs class names.
+        What happens if an image cannot be read: an error that names it, or a warning that lists
+        all such images. Skipped images have no row in the ConceptSpace; its ``sample_indices`` say
+        which images the rows belong to. An array of features cannot carry this information, so
+        ``"skip"`` needs class names.
     max_pixels : int or None, default=67108864
-        Most pixels that an image file may have, also where training or a prediction reads it: a
-        thread needs 4 bytes for each. One of more is not decoded, but treated as `on_error` says.
-        The default is 8192 x 8192. None means no limit but Pillow's own,
-        ``PIL.Image.MAX_IMAGE_PIXELS``.
+        Largest number of pixels that an image file may have, also when training or prediction
+        reads it: a thread needs 4 bytes for each. A larger image is not decoded but handled
+        according to `on_error`. The default is 8192 x 8192. None means no limit except Pillow's
+        own, ``PIL.Image.MAX_IMAGE_PIXELS``.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
     Attributes
     ----------
     class_names_ : tuple of str or None
-        Names of the classes; None, as are the next two, where there are none.
+        Names of the classes. None if there are none; so are the next two attributes.
     prompts_ : tuple of str or None
         Each class name in the (first) template.
     text_features_ : ndarray of shape (n_classes, d), dtype float32, or None
@@ -96,7 +96,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     n_features_out_ : int
         Width ``d`` of the features.
     backbone_name_ : str
-        Name of the backbone that ``"auto"`` or a relative path stood for.
+        Name of the backbone; ``"auto"`` and relative paths are resolved.
     backbone_id_ : str
         Fingerprint of its configuration and weights.
 
@@ -107,13 +107,14 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
 
     Notes
     -----
-    A feature depends a little on the images that it was encoded with, as matrix products are
-    summed in another order for other batch sizes: by less than 1e-5 in each number.
+    A feature depends slightly (by less than 1e-5 in each number) on the other images in its batch,
+    because the summation order in matrix products depends on the batch size.
 
-    Files of JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, JPEG 2000 and AVIF are read, and HEIF where
-    pillow-heif is registered; of Pillow's other formats some run programs. An opened PIL image
-    that is not loaded is read from its file, if that is still the same, and stays as it is. It is
-    loaded where it has no file, or its metadata were asked for.
+    JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, JPEG 2000 and AVIF files are read, and HEIF if
+    pillow-heif is registered. Pillow's other formats are not, because some of them run external
+    programs. A PIL image that is open but not loaded is read from its file, if that has not
+    changed; the image object itself stays unloaded. It is loaded if it has no file, or if its
+    metadata have been accessed.
 
     References
     ----------
@@ -129,7 +130,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     >>> encoder.fit_transform(digits.images[:20])
     ConceptSpace(n_images=20, n_classes=10, n_features=128)
 
-    With labels of many images and without class names, in front of an ordinary classifier:
+    With many labeled images, without class names, as the input of an ordinary classifier:
 
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
@@ -183,7 +184,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
     def fit(
         self, X: object, y: object = None, *, class_names: Sequence[str] | None = None
     ) -> CLIPEncoder:
-        """Encode the class names, if there are any; the images are not looked at.
+        """Encode the class names, if there are any; the images are not used.
 
         Parameters
         ----------
@@ -193,7 +194,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         y : object
             Ignored.
         class_names : sequence of str or None, default=None
-            Names of the classes, if the constructor was given none.
+            Names of the classes, if none were passed to the constructor.
 
         Returns
         -------
@@ -202,10 +203,10 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         Raises
         ------
         ClassNamesError
-            If the class names cannot be right.
+            If the class names are invalid.
         ValueError
-            If a template has no place for the class name, or cannot be written; or if
-            ``on_error="skip"`` stands without class names.
+            If a template has no ``{}`` for the class name or cannot be encoded in UTF-8, or if
+            ``on_error="skip"`` is used without class names.
         BackboneError
             If the backbone cannot be loaded.
         """
@@ -241,7 +242,7 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
             )
 
     def transform(self, X: object) -> ConceptSpace | np.ndarray:
-        """Encode images, those that were not encoded before.
+        """Encode images; cached features are reused.
 
         Parameters
         ----------
@@ -251,16 +252,16 @@ class CLIPEncoder(ClassNamePrefixFeaturesOutMixin, ConceptStage):
         Returns
         -------
         ConceptSpace, or ndarray of shape (n_images, d), dtype float32
-            One row for each image, in their order; with ``on_error="skip"`` none for those that
-            could not be read. The array, where there are no class names, has unit rows; it stays
-            one whatever ``set_output`` asks for.
+            One row for each image, in their order; with ``on_error="skip"``, unreadable images
+            have no row. Without class names the result is an array of unit rows, whatever
+            ``set_output`` asks for.
 
         Raises
         ------
         ValueError
-            If ``on_error="skip"`` stands without class names.
+            If ``on_error="skip"`` is used without class names.
         ImageReadError
-            If an image cannot be read, or with ``on_error="skip"`` none can.
+            If an image cannot be read; with ``on_error="skip"``, if no image can be read.
         CacheError
             If the features on disk cannot be read or written.
         OutOfMemoryError
@@ -369,7 +370,7 @@ def encode_images(
     skip_errors: bool = False,
     verbose: int = 0,
 ) -> tuple[np.ndarray, dict[int, ImageReadError]]:
-    """Features of images, from the store or by encoding them, which puts them there.
+    """Features of images, from the store; missing ones are encoded and stored.
 
     Parameters
     ----------
@@ -390,7 +391,7 @@ def encode_images(
     features : ndarray of shape (n_images, d), dtype float32
         Unit rows; zeros for images that could not be read.
     errors : dict of int to ImageReadError
-        Errors of the images that could not be read by row, ascending.
+        Errors of the images that could not be read, by row, ascending.
 
     Raises
     ------
@@ -437,7 +438,7 @@ def encode_images(
 def _fill_from_store(
     features: np.ndarray, keys: dict[int, bytes], store: FeatureStore
 ) -> dict[int, list[int]]:
-    """Write the features that are known; give the other rows, grouped by image under the first."""
+    """Fill in the stored features; return the other rows, grouped by image under the first."""
     rows = np.fromiter(keys, dtype=np.intp, count=len(keys))
     found, known = store.get(list(keys.values()), features.shape[1])
     features[rows[found]] = known
@@ -450,8 +451,8 @@ def _fill_from_store(
 def _encode_batch(
     backbone: Backbone, pixels: np.ndarray, keys: list[bytes], store: FeatureStore
 ) -> np.ndarray:
-    # Asked again: another process may have encoded these meanwhile, and of a Dataset the keys
-    # were not known before.
+    # Look again: another process may have encoded these meanwhile, and a Dataset's keys were not
+    # known before.
     found, known = store.get(keys, backbone.embed_dim)
     features = np.empty((len(keys), backbone.embed_dim), dtype=np.float32)
     features[found] = known
@@ -478,7 +479,7 @@ def _run_image_tower(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
 
 
 def encode_texts(backbone: Backbone, texts: Sequence[str], store: FeatureStore) -> np.ndarray:
-    """Features of texts, from the store or by encoding them, which puts them there.
+    """Features of texts, from the store; missing ones are encoded and stored.
 
     Parameters
     ----------
@@ -513,7 +514,7 @@ def _class_features(
 
 
 def _context(backbone: Backbone, kind: str) -> bytes:
-    """First half of a key in the store: what was encoded by which model, how prepared."""
+    """First half of a key in the store: the kind of input, its preparation, and the model."""
     return _digest(f"{kind}\0{backbone.identity}")
 
 

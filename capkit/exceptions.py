@@ -1,4 +1,4 @@
-"""Errors and warnings of capkit; each inherits the builtin that fits."""
+"""Errors and warnings of capkit; each also inherits a suitable builtin."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CapkitError(Exception):
 
 
 class ClassNamesError(CapkitError, ValueError):
-    """The class names are missing, doubled, or cannot belong to these images."""
+    """The class names are missing, duplicated, or cannot belong to these images."""
 
 
 class LabelError(CapkitError, ValueError):
@@ -84,11 +84,11 @@ class BackboneNotFoundError(BackboneError, LookupError):
 
 
 class BackboneMismatchError(BackboneError, ValueError):
-    """Weights, configuration or a saved model belong to another backbone."""
+    """Weights, a configuration or a saved model belong to another backbone."""
 
 
 class UnsupportedBackboneError(BackboneError, TypeError):
-    """Prompts cannot enter this architecture."""
+    """Prompts cannot be inserted into this architecture."""
 
 
 class CacheError(CapkitError, OSError):
@@ -109,8 +109,8 @@ class DescriberError(CapkitError, RuntimeError):
     Attributes
     ----------
     descriptions : mapping of str to list of str
-        What was there already when it failed, by class;
-        :func:`~capkit.describers.save_descriptions` takes it.
+        The descriptions obtained before the failure, by class;
+        :func:`~capkit.describers.save_descriptions` accepts them.
     """
 
     descriptions: Mapping[str, list[str]] = MappingProxyType({})
@@ -139,12 +139,13 @@ class TrainingDivergedError(CapkitError, ArithmeticError):
 class TrainingInterrupted(KeyboardInterrupt):
     """Training was interrupted; the estimator is not fitted.
 
-    No :class:`CapkitError`: those are Exceptions, which a search catches and goes on from.
+    Not a :class:`CapkitError`: those are Exceptions, which a parameter search catches before it
+    continues with the next candidate.
     """
 
 
 class OutOfMemoryError(CapkitError, MemoryError):
-    """A step did not fit into the memory of the device."""
+    """A step needs more memory than the device has."""
 
 
 class CheckpointError(CapkitError, OSError):
@@ -160,11 +161,11 @@ class NoConfidentPredictionWarning(UserWarning):
 
 
 class AdaptationWarning(UserWarning):
-    """Adaptation was held back, as the images do not show that it helps."""
+    """Adaptation was held back because the images do not show that it helps."""
 
 
 class CacheWarning(UserWarning):
-    """Features in the cache on disk are damaged, and are encoded again."""
+    """Cached features on disk are damaged and are computed again."""
 
 
 class SkippedImagesWarning(UserWarning):

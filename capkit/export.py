@@ -36,37 +36,39 @@ if TYPE_CHECKING:
 
 __all__ = ["to_onnx"]
 
-# What torch can write and has the one operator that a layer's normalisation is.
+# Opsets that torch can export and that have LayerNormalization as one operator.
 _OPSETS = range(17, 21)
-# A file of protobuf ends at 2 GiB; the rest is left for all that is not the image tower.
+# A protobuf file is limited to 2 GiB; the remainder is for everything but the image tower.
 _LARGEST_TOWER = 2**31 - 2**26
 
 
 def to_onnx(model: ImageClassifier, path: str | os.PathLike, *, opset: int = 17) -> None:
-    """Write what a fitted classifier predicts with to one ONNX file.
+    """Export a fitted classifier to one ONNX file.
 
     The graph goes from ``pixels``, uint8 of shape (n, S, S, 3), to ``probabilities``, float32 of
-    shape (n, n_classes), and ``labels``, int64 of shape (n,), for any n from 1. It holds the
-    normalisation of the pixels, the image tower with trained prompts, adapters, class features,
-    Gaussians, inference mode and temperature. Labels and columns are in the order of the names
-    in the metadata, which is that of ``classes_``. The metadata of the file are
+    shape (n, n_classes), and ``labels``, int64 of shape (n,), for any n from 1. It contains pixel
+    normalisation, the image tower with trained prompts, the adapters, class features, Gaussians,
+    inference mode and temperature. Labels and columns are in the order of the names in the
+    metadata, which is the order of ``classes_``. The metadata of the file are
 
     - ``class_names``: JSON list of str;
-    - ``preprocessing``: JSON object of what makes an RGB image the graph's pixels, ``size`` (S),
-      ``resize_mode`` (``"shortest"``, ``"squash"`` or ``"longest"``), ``interpolation``, ``crop``
-      and ``fill_color``, and the ``mean`` and ``std`` that the graph applies itself;
-    - ``backbone_name``, ``backbone_fingerprint``: the frozen model; of a path its last part;
+    - ``preprocessing``: JSON object that says how to turn an RGB image into the graph's pixels:
+      ``size`` (S), ``resize_mode`` (``"shortest"``, ``"squash"`` or ``"longest"``),
+      ``interpolation``, ``crop`` and ``fill_color``; also ``mean`` and ``std``, which the graph
+      applies itself;
+    - ``backbone_name``, ``backbone_fingerprint``: the frozen model; for a path, only its last
+      part;
     - ``method``, ``inference``, ``temperature`` and ``capkit_version``.
 
     Parameters
     ----------
     model : CAPClassifier or another of capkit's classifiers
-        Fitted; TransCLIPClassifier, ZLaPClassifier and LabelProbe cannot be written. Its
-        ``inference`` and ``temperature_`` are those of the file.
+        A fitted classifier. TransCLIPClassifier, ZLaPClassifier and LabelProbe cannot be exported.
+        Its ``inference`` and ``temperature_`` are fixed in the file.
     path : path
         In a folder that exists. An older file is replaced once the new one is on the disk.
     opset : int, default=17
-        Version of ONNX's operators, 17 to 20.
+        Version of ONNX's operator set, 17 to 20.
 
     Raises
     ------
@@ -75,27 +77,27 @@ def to_onnx(model: ImageClassifier, path: str | os.PathLike, *, opset: int = 17)
     NotFittedError
         If the classifier is not fitted.
     TypeError
-        If it predicts by something that no graph is made of.
+        If the classifier is of a kind that cannot be exported.
     ValueError
-        If the features that it was fitted to name no backbone, if the image tower is larger than
-        the 2 GiB that one file holds, or if `opset` is out of range.
+        If the features that it was fitted to name no backbone, if the image tower exceeds the 2
+        GiB that one file can hold, or if `opset` is out of range.
     BackboneError
-        If the backbone cannot be loaded, or is not the one that was fitted with.
+        If the backbone cannot be loaded, or is not the one used in the fit.
     OSError
         If the file cannot be written; an older one is left as it was.
 
     See Also
     --------
-    capkit.CAPClassifier.save : For going on in Python, without the weights of the frozen model.
+    capkit.CAPClassifier.save : For further use in Python, without the weights of the frozen model.
 
     Notes
     -----
-    Probabilities agree with those of ``predict_proba`` on the CPU within float32's rounding. On a
-    GPU trained prompts run in bfloat16, so that they differ by more.
+    Probabilities agree with ``predict_proba`` on the CPU up to float32 rounding. On a GPU, trained
+    prompts run in bfloat16, so the difference is larger.
 
-    An image that the Gaussians were fitted to is to the file an image like any other, while
-    :class:`~capkit.CAPClassifier` knows it again and leaves it out of its class's mean. Its
-    probabilities differ by that.
+    The exported model treats the images that the Gaussians were fitted to like any others, while
+    :class:`~capkit.CAPClassifier` recognises such an image and leaves it out of its class mean.
+    Their probabilities differ accordingly.
 
     Examples
     --------
@@ -139,7 +141,7 @@ def to_onnx(model: ImageClassifier, path: str | os.PathLike, *, opset: int = 17)
 
 
 def _what_predicts(model: ImageClassifier) -> tuple[AdaptedModel, str]:
-    """Weights and Gaussians of a classifier, and with which parts it predicts."""
+    """Weights and Gaussians of a classifier, and its inference mode."""
     check_is_fitted(model)
     if isinstance(model, TrainedClassifier):
         return model._model, model._inference()
@@ -169,7 +171,7 @@ def _check_size(backbone: Backbone) -> None:
 
 
 class _Graph(nn.Module):
-    """From pixels to probabilities, by the modules that a classifier itself predicts with."""
+    """From pixels to probabilities, with the modules that the classifier itself uses."""
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class _Graph(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (n, C) and labels (n,) of pixels (n, S, S, 3), uint8."""
         images = pixels.permute(0, 3, 1, 2)
-        frozen = self.backbone.encode_images(images)  # not in the file where nothing needs it
+        frozen = self.backbone.encode_images(images)  # left out of the file if unused
         logits = self._logits(images, frozen)
         if self.evidence is not None:
             logits = self.evidence(frozen, logits)
@@ -218,14 +220,14 @@ def _predictor(adapted: AdaptedModel, backbone: Backbone) -> DualAdapterModule:
 
 
 class _Evidence(nn.Module):
-    """:class:`~capkit.gaussians.GaussianPrior` of images that it was not fitted to."""
+    """:class:`~capkit.gaussians.GaussianPrior` for images that it was not fitted to."""
 
     def __init__(self, prior: GaussianPrior) -> None:
         super().__init__()
         classes = prior.classes
         middle = classes.whitened_means.mean(axis=0)
         means = classes.whitened_means - middle
-        # What does not depend on the image, the squared length of the means among it.
+        # Precomputed terms that do not depend on the image, such as squared lengths of the means.
         excess = (means**2).sum(axis=1) - classes.dimension * classes.mean_variance
         numbers = {
             "whitening": classes.whitening,
@@ -244,7 +246,7 @@ class _Evidence(nn.Module):
         self.register_buffer("with_text", torch.nonzero(~without_text)[:, 0])
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Logits (n, C) with what the features (n, d) of the frozen model say."""
+        """Logits (n, C) plus the evidence from the features (n, d) of the frozen model."""
         whitened = features @ self.whitening - self.middle
         distance = (whitened**2).sum(dim=1, keepdim=True) - 2 * whitened @ self.means.T
         evidence = self.log_prior - 0.5 * self.trust * (distance + self.excess)
@@ -266,8 +268,9 @@ def _traced(graph: _Graph, size: int, opset: int) -> bytes:
     outputs = ["probabilities", "labels"]
     file = io.BytesIO()
     with _without_fused_attention(), warnings.catch_warnings(), torch.no_grad():
-        # Of traced branches, which the model's shape decides, and of the exporter's age: the new
-        # one gives the same graph, in twenty times the time and by four more packages.
+        # Silence warnings about traced branches, which only depend on the model's shape, and about
+        # the exporter's age: the new exporter gives the same graph but takes twenty times as long
+        # and four more packages.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph.eval(),
@@ -284,7 +287,7 @@ def _traced(graph: _Graph, size: int, opset: int) -> bytes:
 
 @contextlib.contextmanager
 def _without_fused_attention() -> Iterator[None]:
-    """Have attention computed in operators that ONNX has."""
+    """Compute attention with operators that ONNX has."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,7 +1,7 @@
 """Classes as Gaussians in the space of image features: pure functions, array in, array out.
 
-All classes have one covariance. Means are drawn towards where the texts say that the classes are,
-and how far the Gaussians are believed depends on how many images a class has. Not in the paper.
+All classes share one covariance. Means are shrunk towards the positions that the texts predict,
+and the weight of the Gaussians depends on the number of images per class. Not in the paper.
 """
 
 from __future__ import annotations
@@ -29,27 +29,26 @@ __all__ = [
     "within_class_covariance",
 ]
 
-# Images that a class must typically have for its Gaussian to count half as much as it could, for
-# each unit of the logarithm of the number of classes: the more there are, the closer is the
-# closest of the wrong ones by chance.
+# Number of images per class, per unit of the log number of classes, at which the Gaussians get
+# half of their full weight. With more classes, the closest wrong class is closer by chance.
 _HALF_TRUSTED = 14.0
-# Images that the class prior's uniform part is worth, for each class.
+# Weight of the uniform part of the class prior, as a number of images per class.
 _PRIOR_IMAGES = 30.0
-# How much too sure the evidence is, for each unit of trust.
+# Overconfidence of the evidence, per unit of trust.
 _TEMPERATURE_OF_TRUST = 10.0
 
 
 def text_log_probabilities(
     logits: np.ndarray, mismatched: Sequence[int] | np.ndarray = ()
 ) -> np.ndarray:
-    """Logarithms of zero-shot probabilities, in which mismatched classes have no say.
+    """Log zero-shot probabilities that ignore the texts of mismatched classes.
 
     Parameters
     ----------
     logits : ndarray of shape (n, n_classes)
-        Scaled similarities of images and texts.
+        Scaled similarities between images and texts.
     mismatched : sequence of int, default=()
-        Classes whose text is not believed: to every image it is as near as an average text.
+        Classes whose text is ignored: it counts as an average text for every image.
 
     Returns
     -------
@@ -80,11 +79,11 @@ def fit_class_means(
     centers: np.ndarray | None = None,
     mismatched: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
-    """Mean of each class, drawn towards where its text says that it is.
+    """Mean of each class, shrunk towards the position that its text predicts.
 
     The prior mean is ``image_mean + slope * (w_c - mean of w)``: texts and images lie apart, and
-    a text's contrast is larger or smaller than that of images, which the slope, fitted to all
-    classes, allows for. It counts as `kappa` images.
+    texts vary more or less strongly than images, which the slope, fitted to all classes, corrects
+    for. The prior mean has the weight of `kappa` images.
 
     Parameters
     ----------
@@ -97,7 +96,7 @@ def fit_class_means(
     kappa : float
         Above 0.
     centers : ndarray of shape (n_classes, n_features) or None, default=None
-        Prior means of the mismatched classes, in place of their text's.
+        Prior means for the mismatched classes, instead of those from their texts.
     mismatched : sequence of int, default=()
 
     Returns
@@ -128,7 +127,7 @@ def fit_class_means(
 def within_class_covariance(
     counts: np.ndarray, sums: np.ndarray, squares: np.ndarray, means: np.ndarray
 ) -> np.ndarray:
-    """Covariance of images around the means of their classes, whatever these means are.
+    """Covariance of images around given class means.
 
     Parameters
     ----------
@@ -137,7 +136,8 @@ def within_class_covariance(
     sums : ndarray of shape (n_classes, d)
         Sum of the features, weighted by them.
     squares : ndarray of shape (d, d)
-        Sum of each feature's outer product with itself, weighted by its responsibilities' sum.
+        Sum of each feature's outer product with itself, weighted by the sum of its
+        responsibilities.
     means : ndarray of shape (n_classes, d)
 
     Returns
@@ -159,19 +159,19 @@ def within_class_covariance(
 
 
 def shrunk_whitening(covariance: np.ndarray, shrinkage: float) -> tuple[np.ndarray, float]:
-    """Map to a space in which the shrunk covariance is the identity.
+    """Linear map to a space in which the shrunk covariance is the identity.
 
     Parameters
     ----------
     covariance : ndarray of shape (d, d)
     shrinkage : float
-        Share of a multiple of the identity of the same trace, in [0, 1].
+        Shrinkage towards a multiple of the identity with the same trace, in [0, 1].
 
     Returns
     -------
     whitening : ndarray of shape (d, d)
     dimension : float
-        Mean squared length of a whitened deviation from its class's mean; `d` without shrinkage.
+        Mean squared length of the whitened deviations from the class means; `d` without shrinkage.
 
     Examples
     --------
@@ -189,7 +189,7 @@ def shrunk_whitening(covariance: np.ndarray, shrinkage: float) -> tuple[np.ndarr
 
 
 def log_class_prior(counts: np.ndarray, n_images: int) -> np.ndarray:
-    """Logarithm of the classes' estimated proportions, relative to equal ones.
+    """Logarithm of the estimated class proportions, relative to equal proportions.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def log_class_prior(counts: np.ndarray, n_images: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_classes,)
-        Zero for a class of average size. Drawn towards zero as if each class had 30 images more.
+        Zero for a class of average size. Shrunk towards zero as if each class had 30 more images.
 
     Examples
     --------
@@ -215,7 +215,7 @@ def log_class_prior(counts: np.ndarray, n_images: int) -> np.ndarray:
 
 
 def gaussian_trust(counts: np.ndarray) -> float:
-    """How much the Gaussians count beside the texts.
+    """Weight of the Gaussians relative to the texts.
 
     ``k / (k + 14 ln C)`` with `k` the number of images of the median class.
 
@@ -227,7 +227,7 @@ def gaussian_trust(counts: np.ndarray) -> float:
     Returns
     -------
     float
-        In [0, 1]: with few images of each of many classes the texts decide alone.
+        In [0, 1]. With few images for each of many classes, the texts decide alone.
 
     Examples
     --------
@@ -245,19 +245,19 @@ def gaussian_log_evidence(
     classes: GaussianClasses,
     own: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """How much more an image's place speaks for each class than for others, in logits.
+    """Evidence for each class from an image's position, in logits.
 
-    Minus half the squared Mahalanobis distance to each class's mean, less what the uncertainty of
-    the mean adds to it on average, times the trust in the Gaussians; plus the class prior. An
-    image that the means were fitted on is left out of them first.
+    Minus half the squared Mahalanobis distance to each class mean, corrected for the average
+    contribution of the mean's uncertainty, times the trust in the Gaussians; plus the class prior.
+    An image that the means were fitted on is left out of them first.
 
     Parameters
     ----------
     features : ndarray of shape (n, d)
     classes : GaussianClasses
     own : tuple of three ndarray, or None, default=None
-        Which of the images the means were fitted on, and their shares, as
-        :meth:`~capkit.space.GaussianClasses.own_shares` gives them. None asks it.
+        The images that the means were fitted on, and their shares, as returned by
+        :meth:`~capkit.space.GaussianClasses.own_shares`. None calls that method.
 
     Returns
     -------
@@ -276,7 +276,8 @@ def gaussian_log_evidence(
     >>> bool((evidence.argmax(axis=1) == problem.target).mean() > 0.9)
     True
     """
-    # Around the middle of the means: images have much in common, which would cancel with a loss.
+    # Centred on the middle of the means: what images have in common would cancel with a loss of
+    # precision.
     middle = classes.whitened_means.mean(axis=0)
     whitened = features @ classes.whitening - middle
     means, variance = classes.whitened_means - middle, classes.mean_variance
@@ -284,7 +285,7 @@ def gaussian_log_evidence(
     distance += (means**2).sum(axis=1)
     excess = distance - classes.dimension * variance
     rows, kept, share = classes.own_shares(features) if own is None else own
-    # Without the image itself a mean is further away, by this factor, and less certain.
+    # Without the image itself a mean is further away by this factor, and less certain.
     factor = 1 / (1 - np.minimum(share * variance[kept], 0.9))
     left_out = distance[rows[:, None], kept] * factor**2
     excess[rows[:, None], kept] = left_out - classes.dimension * variance[kept] * factor
@@ -292,15 +293,15 @@ def gaussian_log_evidence(
 
 
 def evidence_temperature(trust: float) -> float:
-    """What logits with the Gaussians' evidence are divided by to make honest probabilities.
+    """Temperature that calibrates logits which include the Gaussians' evidence.
 
-    ``1 + 10 * trust``. The hundreds of dimensions of a feature do not speak independently of each
-    other, as a Gaussian takes them to, so that the evidence is too sure.
+    ``1 + 10 * trust``. The Gaussians treat the hundreds of whitened dimensions of a feature as
+    independent evidence. They are not, so the evidence is overconfident.
 
     Parameters
     ----------
     trust : float
-        How much the Gaussians count, in [0, 1].
+        Weight of the Gaussians, in [0, 1].
 
     Returns
     -------
@@ -316,13 +317,13 @@ def evidence_temperature(trust: float) -> float:
 
 
 def sharpening(logits: np.ndarray, confidence: float) -> float:
-    """Smallest factor of at least 1 with which probabilities are as confident as wanted.
+    """Smallest factor of at least 1 on the logits that reaches a given mean confidence.
 
     Parameters
     ----------
     logits : ndarray of shape (n, n_classes)
     confidence : float
-        Wanted mean of the largest probability, in [0, 1).
+        Desired mean of the largest probability, in [0, 1).
 
     Returns
     -------
@@ -345,19 +346,19 @@ def sharpening(logits: np.ndarray, confidence: float) -> float:
 def cluster_separation(
     centers: np.ndarray, mismatched: Sequence[int] | np.ndarray, means: np.ndarray
 ) -> np.ndarray:
-    """How far the clusters of mismatched classes lie from all other classes.
+    """Distance of the clusters of mismatched classes from all other classes.
 
-    Distance of each cluster's centre to the nearest mean of another class, relative to how far
-    the mean of a class usually (in the median) is from its nearest. A cluster that is a part of
-    another class is near to it.
+    Distance of each cluster's centre to the nearest mean of another class, relative to the median
+    distance of a class mean to its nearest neighbour. A cluster that is part of another class lies
+    close to it.
 
     Parameters
     ----------
     centers : ndarray of shape (n_mismatched, d)
-        Whitened centres of their clusters.
+        Whitened centres of the clusters.
     mismatched : sequence of int of length n_mismatched
     means : ndarray of shape (n_classes, d)
-        Whitened means of all classes, the mismatched ones as their texts place them.
+        Whitened means of all classes; for the mismatched ones, those that their texts predict.
 
     Returns
     -------
@@ -385,7 +386,7 @@ def _distances(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianPrior:
-    """What the Gaussians add to logits of the same images that a training made; picklable.
+    """Adds the Gaussians' evidence to the logits of a trained model on the same images; picklable.
 
     Parameters
     ----------
@@ -395,7 +396,8 @@ class GaussianPrior:
         ``s``.
     classes : GaussianClasses
     mismatched : ndarray of int
-        Classes whose text has no say: what training made of it counts from an average text on.
+        Classes whose text is not used: only the change that training made to it counts, added to
+        an average text.
     """
 
     text_features: np.ndarray
@@ -405,12 +407,12 @@ class GaussianPrior:
 
     @property
     def proportions(self) -> np.ndarray:
-        """How frequent the classes are, relative to equal ones; shape (n_classes,), mean 1."""
+        """Class frequencies relative to equal ones; shape (n_classes,), mean 1."""
         share = np.exp(self.classes.log_prior)
         return share / share.mean()
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All of it as arrays by name.
+        """Convert to named arrays.
 
         Returns
         -------
@@ -426,7 +428,7 @@ class GaussianPrior:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> GaussianPrior:
-        """Put together what :meth:`to_arrays` took apart.
+        """Rebuild from the output of :meth:`to_arrays`.
 
         Parameters
         ----------
@@ -449,7 +451,7 @@ class GaussianPrior:
         )
 
     def zero_shot(self, features: np.ndarray) -> np.ndarray:
-        """Logits of the texts alone.
+        """Logits from the texts alone.
 
         Parameters
         ----------
@@ -463,14 +465,14 @@ class GaussianPrior:
         return self.logit_scale * (features @ self.text_features.T)
 
     def __call__(self, features: np.ndarray, logits: np.ndarray | None = None) -> np.ndarray:
-        """Logits of images with what the Gaussians say of them.
+        """Logits of images including the Gaussians' evidence.
 
         Parameters
         ----------
         features : ndarray of shape (n, d)
             Of the frozen model.
         logits : ndarray of shape (n, n_classes) or None, default=None
-            By texts, or what training made of them; None takes those of the texts.
+            Logits of the texts or of the trained model; None means those of the texts.
 
         Returns
         -------

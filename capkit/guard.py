@@ -1,10 +1,10 @@
-"""The guard: whether new labels of images are to be believed, told without any label.
+"""The guard: whether new labels of images can be trusted, judged without any true label.
 
-An image whose label changed is compared with the classes of other images, which it had no part
-in: how much nearer is it to its new class than to its old one? Where classes are real, as much
-nearer as classes are usually apart; where images are too few to tell, hardly. And where the old
-labels are most of one class, new ones must not be more even: a part of a large class looks like a
-class too. Not in the paper.
+An image whose label changed is compared with classes fitted without it: how much nearer is it to
+its new class than to its old one? If the classes are real, by about as much as classes are usually
+apart; if there are too few images to tell, hardly at all. And if most of the old labels are of one
+class, the new ones must not be more even, because part of a large class looks like a class too.
+Not in the paper.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = [
     "training_is_carried",
 ]
 
-#: Clarity that changes of labels need to be believed.
+#: Clarity above which label changes are trusted.
 LEAST_CLARITY = 0.3
 
-#: Trust in the Gaussians below which there are too few images a class to train on.
+#: Trust in the Gaussians below which there are too few images per class to train on.
 LEAST_TRUST_TO_TRAIN = 0.35
 
-# Evenness of labels below which one class has most images, and how much more even labels are that
-# divide it.
+# Evenness of labels below which one class has most images, and the increase in evenness that means
+# that this class was divided.
 _UNEVEN, _DIVIDED = 0.7, 0.03
-# Images whose distances are in memory at a time.
+# Number of images whose distances are in memory at a time.
 _CHUNK_SIZE = 8192
-# Images that the mean of all images counts for in the mean of each class.
+# Weight of the mean of all images in the mean of each class, as a number of images.
 _PRIOR_IMAGES = 3.0
 # Share of the covariance that is a multiple of the identity.
 _SHRINKAGE = 0.75
@@ -50,12 +50,12 @@ _SHRINKAGE = 0.75
 def change_clarity(
     features: np.ndarray, before: np.ndarray, after: np.ndarray, n_classes: int
 ) -> float:
-    """How clearly images whose label changed belong to their new class, not to their old one.
+    """How clearly images whose label changed belong to their new class rather than the old one.
 
-    Each class is a Gaussian, all of one covariance, fitted by the new labels to one half of the
-    images in a fixed random order. An image of the other half is nearer to its new class than to
-    its old one by some log odds, whose mean over the changed images is compared with the log odds
-    that separate a class from its nearest one in the median.
+    Each class is a Gaussian, with a covariance shared by all classes, fitted with the new labels
+    to one half of the images in a fixed random order. For each changed image of the other half,
+    the log odds between its new and its old class are computed. Their mean is divided by the
+    typical (median) log odds that separate a class from its nearest neighbour.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def change_clarity(
     Returns
     -------
     float
-        About 1 where changes are as clear as classes usually are, 0 and less where they are none;
-        0 where no label changed.
+        About 1 if the changes are as clear as classes usually are, 0 or less if they are not clear
+        at all; 0 if no label changed.
 
     Examples
     --------
@@ -104,19 +104,19 @@ def change_clarity(
 
 
 class _Classes(NamedTuple):
-    """Gaussians of one covariance, whitened."""
+    """Gaussians with a shared covariance, whitened."""
 
     whitening: np.ndarray  # (d, d)
     means: np.ndarray  # (n_classes, d)
     counts: np.ndarray  # (n_classes,)
 
     def squared_distance(self, whitened: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Of each image to its class, less what the mean's uncertainty adds to it; shape (n,)."""
+        """Squared distance (n,) of each image to its class, less the mean's uncertainty."""
         distance = ((whitened - self.means[labels]) ** 2).sum(axis=1)
         return distance - whitened.shape[1] / (self.counts[labels] + _PRIOR_IMAGES)
 
     def usual_log_odds(self) -> float:
-        """Half the squared distance of a class to its nearest, in the median over the classes."""
+        """Half the squared distance of a class to its nearest one; median over the classes."""
         means = self.means[self.counts > 0]
         squares = (means**2).sum(axis=1)
         between = squares[:, None] - 2 * means @ means.T + squares
@@ -147,19 +147,19 @@ def _chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationStep:
-    """One way of labeling that was tried.
+    """One labeling that was tried.
 
     Attributes
     ----------
     name : str
         ``"gaussian"`` with its strength, or ``"training"``.
     n_changed : int
-        Images whose label it changed.
+        Number of images whose label it changed.
     clarity : float
         How clearly these belong to their new class, see :func:`change_clarity`.
     kept : bool
     reason : str
-        Why it was kept, or was not.
+        Why it was kept or discarded.
     """
 
     name: str
@@ -171,21 +171,21 @@ class AdaptationStep:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationReport:
-    """What adaptation was found to be worth on a user's images, without their labels.
+    """Whether adaptation helps on a user's images, judged without their labels.
 
     Attributes
     ----------
     kept : {"zero_shot", "gaussian", "training"}
         What predictions come from.
     trust : float
-        How much the Gaussians count beside the texts, in [0, 1]: 0 where nothing was kept.
+        Weight of the Gaussians relative to the texts, in [0, 1]; 0 if nothing was kept.
     n_images : int
     images_per_class : float
-        Of the median class, as labeled in the end.
+        Number of images in the median class, by the final labels.
     evenness : float
-        Of the labels in the end, in [0, 1]: 1 where all classes are equally frequent.
+        Evenness of the final labels, in [0, 1]; 1 if all classes are equally frequent.
     n_changed : int
-        Images labeled differently from zero-shot in the end.
+        Number of images whose final label differs from zero-shot.
     steps : tuple of AdaptationStep
         What was tried, in order.
 
@@ -209,14 +209,14 @@ class AdaptationReport:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether something was not kept, or was against the guard's judgement."""
+        """Whether something was discarded, or kept against the guard's judgement."""
         return any(
             not step.kept or (step.n_changed and step.clarity < LEAST_CLARITY)
             for step in self.steps
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values.
+        """Convert the report to plain values.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class AdaptationReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdaptationReport:
-        """Read what :meth:`to_dict` gave.
+        """Build a report from the output of :meth:`to_dict`.
 
         Parameters
         ----------
@@ -266,7 +266,7 @@ def report_of(
     kept : {"zero_shot", "gaussian", "training"}
     trust : float
     zero_shot_labels, labels : ndarray of shape (n,), int
-        Before any adaptation, and in the end.
+        Labels before any adaptation, and the final labels.
     n_classes : int
     steps : sequence of AdaptationStep
 
@@ -296,12 +296,12 @@ def report_of(
 
 
 def training_is_carried(trust: float) -> bool:
-    """Whether the images are enough to train on.
+    """Whether there are enough images to train on.
 
     Parameters
     ----------
     trust : float
-        In the Gaussians, see :func:`capkit.gaussians.gaussian_trust`.
+        Trust in the Gaussians, see :func:`capkit.gaussians.gaussian_trust`.
 
     Returns
     -------
@@ -327,21 +327,21 @@ def judge(
     n_classes: int,
     guarded: bool,
 ) -> AdaptationReport:
-    """Decide between what was trained and what was there before it.
+    """Decide between the labels of the trained model and the labels before training.
 
     Parameters
     ----------
     features : ndarray of shape (n, d)
         Of the frozen model.
     zero_shot, gaussian : ndarray of shape (n,), int
-        Labels before any adaptation, and before training.
+        Labels before any adaptation, and labels before training.
     trained : ndarray of shape (n,), int, or None
-        Labels of the trained model; None where the images do not carry a training.
+        Labels of the trained model; None if there are too few images to train on.
     report : AdaptationReport or None
-        On the Gaussians, where there are any.
+        Report on the Gaussians, if there are any.
     n_classes : int
     guarded : bool
-        Whether training may be held back.
+        Whether the result of training may be discarded.
 
     Returns
     -------
@@ -380,16 +380,16 @@ def judge(
 def judge_labels(
     name: str, features: np.ndarray, before: np.ndarray, after: np.ndarray, n_classes: int
 ) -> AdaptationStep:
-    """Whether new labels are to be believed.
+    """Judge whether new labels can be trusted.
 
-    They are where their changes are clear, see :func:`change_clarity`; but where the old labels
-    are most of one class, new ones that are more even rather divide it among the others, which
+    They can if the changes are clear, see :func:`change_clarity`. But if most of the old labels
+    are of one class, more even new labels probably just divide that class among the others, which
     looks as clear as if it were several classes.
 
     Parameters
     ----------
     name : str
-        What made them.
+        What produced the new labels.
     features : ndarray of shape (n, d)
         Of the frozen model.
     before, after : ndarray of shape (n,), int

@@ -119,22 +119,22 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         *,
         class_names: Sequence[str] | None = None,
     ) -> ImageClassifier:
-        """Learn from images, whatever of it a ConceptSpace has not gone through yet.
+        """Fit to images, or to a ConceptSpace, whose finished stages are not repeated.
 
-        Bad input is found before anything is loaded or encoded.
+        Invalid input is found before anything is loaded or encoded.
 
         Parameters
         ----------
         X : sequence of images of length n_images, or ConceptSpace
             Paths, PIL images, arrays, an array (n, H, W, 3), a tensor (n, 3, H, W) or a Dataset;
-            or what the stages before this step made.
+            or the output of the stages before this step.
         y : sequence of length n_images or None, default=None
-            Class names or indices into `class_names`; -1 or None marks an unlabeled image. Where
-            labels are not learned from, they have to be classes all the same, and only say
-            whether predictions are names or indices; then indices of all images are refused where
-            scikit-learn could have put positions of sorted labels in their place.
+            Class names or indices into `class_names`; -1 or None marks an unlabeled image. Even if
+            labels are not used for learning, they have to be valid: they then only determine
+            whether predictions are names or indices. In that case, an index for every image is
+            refused if scikit-learn could have replaced the labels by positions of sorted labels.
         class_names : sequence of str or None, default=None
-            Names of all classes, if the constructor was given none.
+            Names of all classes, if none were passed to the constructor.
 
         Returns
         -------
@@ -143,13 +143,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ClassNamesError, LabelError
-            If the class names or the labels cannot be right.
+            If the class names or the labels are invalid.
         ValueError
             If parameters contradict each other.
         BackboneError
             If the backbone cannot be loaded or used.
         TrainingInterrupted
-            If the user interrupts it; the classifier is not fitted then.
+            If the user interrupts it; the classifier is then not fitted.
         """
         validate_nested(self)
         images, names = self._check_input(X, class_names)
@@ -284,7 +284,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         return self._logits(self._read(X))[:, self._codec.column_order]
 
     def decision_function(self, X: object) -> np.ndarray:
-        """Logits of the classes; where probabilities are averaged, their logarithms.
+        """Logits of the classes; if probabilities are averaged, their logarithms.
 
         Parameters
         ----------
@@ -294,8 +294,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_images, n_classes), or (n_images,) with two classes, dtype float32
-            Columns in the order of ``classes_``. With two classes, the second's minus the
-            first's.
+            Columns in the order of ``classes_``. With two classes, the second logit minus the
+            first.
         """
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
@@ -326,15 +326,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         X : sequence of images of length n_images, or ConceptSpace
             As :meth:`fit` takes it.
         reject : float, default=0.0
-            Probability of the most probable class below which an image is given no class, in
-            [0, 1].
+            If the probability of the most probable class is below this threshold in [0, 1], the
+            image gets no class.
 
         Returns
         -------
         ndarray of shape (n_images,)
-            Names or indices, as in ``y`` at :meth:`fit`; names where there was none. A rejected
-            image has None in place of a name, in an array of objects, or -1: as :meth:`fit` takes
-            unlabeled ones.
+            Names or indices, as in ``y`` of :meth:`fit`; names if there was no ``y``. A rejected
+            image gets None instead of a name, in an array of objects, or -1 instead of an index;
+            :meth:`fit` accepts these as unlabeled.
 
         Raises
         ------
@@ -375,7 +375,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         LabelError
             If a label is no class.
         ValueError
-            If no image is labeled, or the weights cannot be right.
+            If no image is labeled, or the weights are invalid.
         """
         check_is_fitted(self)
         _, truth = LabelCodec.from_labels(y, self.class_names_, len(X))
@@ -391,10 +391,10 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         predicted = self._codec.encode(self.predict(X).tolist())
         return float(np.average(predicted[labeled] == truth[labeled], weights=weight[labeled]))
 
-    # -- what scikit-learn asks
+    # -- scikit-learn's interface
 
     def set_params(self, **params: Any) -> ImageClassifier:
-        """Set parameters, also those of an object that is a parameter, as ``encoder__template``.
+        """Set parameters, including nested ones such as ``encoder__template``.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Image files in a folder and all folders in it, whatever their suffix looks like."""
+"""Image files in a folder and its subfolders, with suffixes in upper or lower case."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from capkit.pixels import FORMATS
 
 __all__ = ["ImageFiles", "find_images", "image_suffixes"]
 
-# Photos that only a package beside Pillow reads: they are looked for, so that none is left out in
-# silence.
+# Photos that Pillow only reads with another package; included so that none is silently left out.
 _NEED_A_PACKAGE = frozenset({".heic", ".heif", ".avif"})
 
 
@@ -31,7 +30,7 @@ class ImageFiles:
     paths : tuple of Path
         Absolute, in the order of their :attr:`names`.
     other_files : mapping of str to int
-        Number of files that are no images by their suffix, by lower-case suffix.
+        Number of files that are not images according to their suffix, by lower-case suffix.
     """
 
     folder: Path
@@ -40,7 +39,7 @@ class ImageFiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Paths relative to the folder, with slashes; bytes that are no UTF-8 are escaped."""
+        """Paths relative to the folder, with slashes; bytes that are not UTF-8 are escaped."""
         return tuple(_name(path, self.folder) for path in self.paths)
 
     def __len__(self) -> int:
@@ -65,10 +64,10 @@ def image_suffixes() -> frozenset[str]:
 
 
 def find_images(folder: str | os.PathLike) -> ImageFiles:
-    """Find the images in a folder and in all folders in it, by their suffix in any case.
+    """Find the images in a folder and its subfolders, by their suffix in upper or lower case.
 
-    Links to folders are followed, each folder once. Files and folders whose name starts with a
-    dot are left out.
+    Links to folders are followed, each folder once. Files and folders whose names start with a dot
+    are skipped.
 
     Parameters
     ----------
@@ -81,9 +80,9 @@ def find_images(folder: str | os.PathLike) -> ImageFiles:
     Raises
     ------
     OSError
-        If there is no such folder, or one cannot be read.
+        If there is no such folder, or a folder cannot be read.
     ValueError
-        If no image is in it.
+        If it contains no image.
 
     Examples
     --------

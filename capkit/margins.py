@@ -42,10 +42,10 @@ __all__ = [
 def class_similarity(
     image_features: np.ndarray, labels: np.ndarray, text_features: np.ndarray
 ) -> np.ndarray:
-    """How alike two classes are, by their images or by their texts (``S``, method section 2).
+    """Similarity of each pair of classes, by images or by texts (``S``, method section 2).
 
     ``S[i, j] = max(cos(v_i, v_j), cos(w_i, w_j))`` with ``v_c`` the mean feature of the images
-    labeled c, or the class's text feature ``w_c`` where there are none.
+    labeled c, or the class's text feature ``w_c`` if there are none.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def class_counts_above(
     confidence : array-like of shape (n_images,)
         Probability of the predicted class.
     tau : float
-        Confidence that a prediction has to exceed to count, in [0, 1].
+        Confidence above which a prediction counts, in [0, 1].
     n_classes : int
 
     Returns
@@ -126,8 +126,8 @@ def tendency(
     """How far each class lags behind the most predicted one (``delta``, method section 2).
 
     ``delta_c = 1 - sigma(c) / max_j sigma(j)``. Seen classes count as predicted as often as the
-    most predicted unseen class, so theirs is 0: their images are labeled, and how often an
-    unlabeled image is taken for one of them says nothing about a bias.
+    most predicted unseen class, so their tendency is 0: their images are labeled, and how often
+    unlabeled images are predicted as seen classes says nothing about a bias.
 
     Parameters
     ----------
@@ -136,14 +136,14 @@ def tendency(
     seen : sequence of int, default=()
         Indices of the classes whose images are labeled (paradigm "trzsl").
     proportions : array-like of shape (n_classes,) or None, default=None
-        How frequent the classes are, relative to each other: ``sigma(c) / proportions(c)`` takes
-        the place of ``sigma(c)``. None is equally (the paper).
+        Relative frequencies of the classes: ``sigma(c) / proportions(c)`` replaces ``sigma(c)``.
+        None means equal frequencies (as in the paper).
 
     Returns
     -------
     ndarray of shape (n_classes,), dtype float64
-        In [0, 1]. All zero where there is no confident prediction of an unseen class, since
-        then nothing shows that one class is preferred.
+        In [0, 1]. All zero if there is no confident prediction of an unseen class, because then
+        nothing shows that one class is preferred.
 
     Examples
     --------
@@ -169,9 +169,9 @@ def tendency(
 def margin_scale(delta: np.ndarray, m: float, form: str = "paper") -> np.ndarray:
     """Size of each class's margin (``m_c``, method section 2).
 
-    "paper" is ``m * Delta * delta_c`` with ``Delta = max_c delta_c``. "official", what the
-    authors' code does, is ``m * Delta * (1 - r_c) / (1 + r_c)`` with ``r_c = 1 - delta_c``; there
-    ``Delta`` is written ``max r - min r``, which is the same, as the largest r is 1.
+    "paper" is ``m * Delta * delta_c`` with ``Delta = max_c delta_c``. "official", the formula of
+    the authors' code, is ``m * Delta * (1 - r_c) / (1 + r_c)`` with ``r_c = 1 - delta_c``; there
+    ``Delta`` is written ``max r - min r``, which is the same because the largest r is 1.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def margin_scale(delta: np.ndarray, m: float, form: str = "paper") -> np.ndarray
     Raises
     ------
     ValueError
-        If `form` is another one.
+        If `form` is anything else.
 
     Examples
     --------
@@ -250,7 +250,7 @@ def margin_cross_entropy(
     targets : tensor of shape (n_samples,), dtype int64
         ``y``, class of each sample.
     margin : tensor of shape (n_classes, n_classes)
-        ``M``, see :func:`margin_matrix`; a constant, taken to the logits' device and dtype.
+        ``M``, see :func:`margin_matrix`; a constant, converted to the logits' device and dtype.
 
     Returns
     -------
@@ -275,11 +275,11 @@ def margin_cross_entropy(
 
 
 class MarginCalibrator(ConceptStage):
-    """Measure which classes are predicted too rarely and size a margin for every pair.
+    """Measure which classes are predicted too rarely and set a margin for every pair of classes.
 
-    Between similar classes, one often wins too many images. The margin raises the loss of the
-    losing class's samples, most against the classes that it resembles, so that training pulls
-    them apart. See the method's section 2.
+    Of two similar classes, one often gets too many of the images. The margin raises the loss of
+    the other class's samples, most strongly against the classes that it resembles, so that
+    training pulls them apart. See the method's section 2.
 
     Parameters
     ----------
@@ -292,10 +292,10 @@ class MarginCalibrator(ConceptStage):
     form : {"paper", "official"}, default="paper"
         How the tendency becomes a margin, see :func:`~capkit.margins.margin_scale`.
     use_similarity : bool, default=True
-        Whether similar classes are held apart more. False takes ``S`` as 1 for every pair.
+        Whether similar classes get a larger margin. False sets ``S`` to 1 for every pair.
     use_tendency : bool, default=True
-        Whether rarely predicted classes get a larger margin. False takes ``m_c = m`` for every
-        class but the seen ones.
+        Whether rarely predicted classes get a larger margin. False sets ``m_c = m`` for every
+        class except the seen ones.
 
     Attributes
     ----------
@@ -310,7 +310,7 @@ class MarginCalibrator(ConceptStage):
     margin_matrix_ : ndarray of shape (n_classes, n_classes), dtype float32
         ``M``: ``M[i, j]`` is added to the logit of class j for a sample of class i.
     class_names_ : tuple of str or None
-        Names of the classes; None where it was fitted on bare predictions.
+        Names of the classes; None if it was fitted with :meth:`fit_from_predictions`.
     n_features_in_ : int
         Width ``d`` of the features.
 
@@ -386,14 +386,14 @@ class MarginCalibrator(ConceptStage):
         seen: Sequence[int] | np.ndarray = (),
         proportions: np.ndarray | None = None,
     ) -> MarginCalibrator:
-        """Fit from predictions that a model made; training does so after every epoch.
+        """Fit from a model's predictions, as training does after every epoch.
 
         Parameters
         ----------
         image_features : array-like of shape (n_images, n_features)
         text_features : array-like of shape (n_classes, n_features)
         labels : array-like of shape (n_images,), dtype int
-            Predicted class of each image, -1 where it was not predicted.
+            Predicted class of each image, -1 for images without a prediction.
         confidence : array-like of shape (n_images,)
             Probability of the predicted class.
         seen : sequence of int, default=()
@@ -408,7 +408,7 @@ class MarginCalibrator(ConceptStage):
         Raises
         ------
         ValueError
-            If the lengths differ or a label is no class.
+            If the lengths differ or a label is not a class index.
         """
         labels = np.asarray(labels, dtype=np.int64)
         n_classes = len(text_features)
@@ -453,7 +453,7 @@ class MarginCalibrator(ConceptStage):
         Parameters
         ----------
         X : ConceptSpace
-            Of the classes that the calibrator was fitted on.
+            With the classes that the calibrator was fitted on.
 
         Returns
         -------
@@ -462,7 +462,7 @@ class MarginCalibrator(ConceptStage):
         Raises
         ------
         ValueError
-            If its classes or its width are others than those of the fit.
+            If its classes or its number of features differ from those of the fit.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)

@@ -1,10 +1,10 @@
-"""Scores that leave unlabeled images out, and one that needs no label at all.
+"""Scores that ignore unlabeled images, and one that needs no labels at all.
 
-scikit-learn resolves the names in ``scoring="..."`` from a list of its own that others cannot
-extend. Its names ``"accuracy"`` and ``"balanced_accuracy"`` are right where the folds that are
-scored hold labeled images only, as those of :class:`capkit.model_selection.LabeledKFold` do, and
-``scoring=None`` is the classifier's own ``score``, which leaves unlabeled images out. For
-everything else pass ``scoring=capkit.metrics.get_scorer(name)``.
+scikit-learn looks up the names in ``scoring="..."`` in its own list, which other packages cannot
+extend. Its names ``"accuracy"`` and ``"balanced_accuracy"`` are correct if the test folds contain
+only labeled images, as those of :class:`capkit.model_selection.LabeledKFold` do. ``scoring=None``
+means the classifier's own ``score``, which ignores unlabeled images. For everything else pass
+``scoring=capkit.metrics.get_scorer(name)``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def labeled_accuracy_score(y_true: Sequence, y_pred: Sequence) -> float:
-    """Share of the labeled images that are predicted right.
+    """Fraction of the labeled images that are predicted correctly.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def labeled_accuracy_score(y_true: Sequence, y_pred: Sequence) -> float:
 
 
 def labeled_balanced_accuracy_score(y_true: Sequence, y_pred: Sequence) -> float:
-    """Mean over the classes of the share of their labeled images that are predicted right.
+    """Mean recall over the classes, computed on the labeled images.
 
-    Also called mean per-class recall. Classes without a labeled image do not count.
+    Also called mean per-class accuracy. Classes without a labeled image do not count.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ def labeled_balanced_accuracy_score(y_true: Sequence, y_pred: Sequence) -> float
 def harmonic_mean_score(y_true: Sequence, y_pred: Sequence, *, seen_classes: Sequence) -> float:
     """Harmonic mean of the accuracies on seen and on unseen classes.
 
-    The measure of transductive zero-shot learning (``trzsl``): ``2 * S * U / (S + U)`` where S
-    and U are the shares of the labeled images of seen and of unseen classes that are predicted
-    right. It is 0 where either is.
+    The metric for transductive zero-shot learning (``trzsl``): ``2 * S * U / (S + U)``, where S
+    and U are the accuracies on the labeled images of seen and of unseen classes. It is 0 if either
+    is.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def harmonic_mean_score(y_true: Sequence, y_pred: Sequence, *, seen_classes: Seq
     y_pred : sequence of length n_images
         Predictions in the same kind.
     seen_classes : sequence
-        The classes that training had labels of, in the same kind.
+        The classes whose labels were available in training, of the same kind.
 
     Returns
     -------
@@ -118,8 +118,8 @@ def harmonic_mean_score(y_true: Sequence, y_pred: Sequence, *, seen_classes: Seq
     Raises
     ------
     LabelError
-        If the lengths or kinds differ, or there are not both seen and unseen classes among the
-        labeled images.
+        If the lengths or kinds differ, or the labeled images do not include both seen and unseen
+        classes.
 
     Examples
     --------
@@ -150,12 +150,13 @@ def harmonic_mean_score(y_true: Sequence, y_pred: Sequence, *, seen_classes: Seq
 
 
 def infomax_score(probabilities: np.ndarray) -> float:
-    """Mutual information of images and predicted classes; needs no label.
+    """Mutual information between images and predicted classes; needs no labels.
 
-    ``(H(mean p) - mean H(p)) / log C``: high where each image is predicted with confidence and
-    the classes are predicted equally often, as the method assumes they occur. Starved classes
-    lower it, and so does doubt. It says nothing about whether a prediction is right, and prefers
-    overconfident models: compare candidates of one kind by it, and look at what wins.
+    ``(H(mean p) - mean H(p)) / log C``: high if each image is predicted with confidence and all
+    classes are predicted equally often; the method assumes that they are equally frequent. Rarely
+    predicted classes and uncertain predictions lower it. It says nothing about whether predictions
+    are right, and it favours overconfident models: use it only to compare candidates of the same
+    kind, and check the winner.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ def infomax_score(probabilities: np.ndarray) -> float:
     Raises
     ------
     ValueError
-        If the shape is not that of probabilities.
+        If the array does not have the shape of probabilities.
 
     References
     ----------
@@ -191,15 +192,15 @@ def infomax_score(probabilities: np.ndarray) -> float:
         )
     of_mean = entr(probabilities.mean(axis=0)).sum()
     mean_of = entr(probabilities).sum(axis=1).mean()
-    # Rounding may leave a trace outside of the range that the quotient has.
+    # Rounding may move the quotient slightly out of its range.
     return float(np.clip((of_mean - mean_of) / np.log(probabilities.shape[1]), 0.0, 1.0))
 
 
 def expected_confusions(probabilities: np.ndarray) -> np.ndarray:
-    """How many images may be confused between each two classes, as far as probabilities tell.
+    """Expected number of images confused between each pair of classes, from probabilities.
 
-    Of each image, the probability that it belongs to the one class times that it belongs to the
-    other, summed over the images. Needs no label.
+    The product of an image's probabilities of the two classes, summed over the images. Needs no
+    labels.
 
     Parameters
     ----------
@@ -209,8 +210,8 @@ def expected_confusions(probabilities: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_classes, n_classes), dtype float64
-        Symmetric, with zeros on the diagonal. Two images that are as likely of one class as of
-        another count for half an image.
+        Symmetric, with zeros on the diagonal. Two images with equal probabilities of two classes
+        count as half an image.
 
     Examples
     --------
@@ -231,26 +232,26 @@ def expected_confusions(probabilities: np.ndarray) -> np.ndarray:
 
 
 def get_scorer(name: str, **parameters: Any) -> Callable[..., float]:
-    """Scorer for the ``scoring=`` of scikit-learn's searches and cross-validations.
+    """Get a scorer for ``scoring=`` in scikit-learn's searches and cross-validations.
 
     Parameters
     ----------
     name : {"harmonic_mean", "infomax", "labeled_accuracy", "labeled_balanced_accuracy"}
-        The function of this module with ``_score`` behind its name.
+        Name of a function in this module, without ``_score``.
     **parameters
-        For that function: ``seen_classes`` for ``"harmonic_mean"``.
+        Arguments for that function: ``seen_classes`` for ``"harmonic_mean"``.
 
     Returns
     -------
     callable ``(estimator, X, y) -> float``
-        Greater is better. ``"infomax"`` does not look at ``y``.
+        Greater is better. ``"infomax"`` ignores ``y``.
 
     Raises
     ------
     ValueError
         If there is no such name.
     TypeError
-        If the parameters are not those of the function.
+        If the parameters do not match the function.
 
     Examples
     --------
@@ -275,7 +276,7 @@ def get_scorer(name: str, **parameters: Any) -> Callable[..., float]:
 
 
 def get_scorer_names() -> list[str]:
-    """Names that :func:`get_scorer` takes.
+    """List the names that :func:`get_scorer` accepts.
 
     Returns
     -------
@@ -298,7 +299,7 @@ _SCORE_FUNCTIONS = {
 
 
 def _infomax_scorer(estimator: Any, X: object, y: object = None) -> float:
-    # Not by make_scorer, whose scorers cannot be called without y.
+    # Not made with make_scorer, whose scorers cannot be called without y.
     return infomax_score(estimator.predict_proba(X))
 
 
@@ -306,7 +307,7 @@ def _infomax_scorer(estimator: Any, X: object, y: object = None) -> float:
 
 
 def as_labels(y: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of one kind, without the unlabeled ones, and where they stood.
+    """The given labels, all of one kind, and a mask of the labeled images.
 
     Parameters
     ----------

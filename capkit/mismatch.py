@@ -46,7 +46,7 @@ _SAME_TEXT = 1.0 - 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShotSummary:
-    """What detection needs to know of the zero-shot predictions.
+    """Summary of the zero-shot predictions, as detection needs it.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class ZeroShotSummary:
     counts : ndarray of shape (n_classes,), dtype int64
         Number of images predicted as each class.
     mass : ndarray of shape (n_classes,)
-        Sum over the images of each class's probability.
+        Sum of each class's probability over the images.
     """
 
     predicted: np.ndarray
@@ -67,7 +67,7 @@ class ZeroShotSummary:
 
 
 def summarize_predictions(space: ConceptSpace) -> ZeroShotSummary:
-    """Predict every image, without ever holding all probabilities in memory.
+    """Predict every image in chunks, so that not all probabilities are in memory at once.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def fewest_predicted(counts: np.ndarray, mass: np.ndarray, t: int) -> np.ndarray
     counts : array-like of shape (n_classes,)
         Number of images predicted as each class.
     mass : array-like of shape (n_classes,)
-        Sum of each class's probability; decides between classes of equal count, then the index.
+        Sum of each class's probability; breaks ties in the counts, then the index does.
     t : int
 
     Returns
@@ -155,7 +155,7 @@ def fewest_predicted(counts: np.ndarray, mass: np.ndarray, t: int) -> np.ndarray
 
 
 def surest_match(logits: np.ndarray) -> tuple[int, int, float]:
-    """Find the class and the cluster of the highest probability (method section 1, steps 3 and 4).
+    """Find the most probable pair of class and cluster (method section 1, steps 3 and 4).
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def surest_match(logits: np.ndarray) -> tuple[int, int, float]:
     >>> surest_match(np.log([[0.6, 0.4], [0.1, 0.9]]))
     (1, 1, 0.9)
     """
-    # The highest probability of a row is that of its highest logit: one exponential an entry.
+    # A row's highest probability belongs to its highest logit: one exponential per entry.
     highest = logits.max(axis=1, keepdims=True)
     inverse = np.exp(logits - highest).sum(axis=1)
     row = int(inverse.argmin())
@@ -189,15 +189,15 @@ def images_of_match(
     in_cluster: np.ndarray,
     limit: int,
 ) -> np.ndarray:
-    """Choose the images that leave with a matched class (method section 1, step 4).
+    """Choose the images that are removed with a matched class (method section 1, step 4).
 
     Parameters
     ----------
     matched_class : int
     predicted : ndarray of shape (n_left,)
-        Predicted class of the images that are left.
+        Predicted class of the remaining images.
     confidence : ndarray of shape (n_left,)
-        Probability of that class.
+        Its probability.
     in_cluster : ndarray of shape (n_left,), dtype bool
         Whether an image belongs to the matched cluster.
     limit : int
@@ -206,8 +206,8 @@ def images_of_match(
     Returns
     -------
     ndarray of shape (at most limit,), dtype int64
-        Positions of images predicted as the class: those of the cluster first, the most
-        confident first, ties to the lower index. Empty for a class that nobody predicts.
+        Positions of images predicted as the class: those in the cluster first, the most confident
+        first, ties to the lower index. Empty for a class that is never predicted.
 
     Examples
     --------
@@ -223,7 +223,7 @@ def images_of_match(
 
 
 def pair_with_centers(similarity: np.ndarray) -> np.ndarray:
-    """Pair classes and centres one to one, with the largest sum of similarities.
+    """Pair classes and centres one to one so that the sum of similarities is largest.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def pair_with_centers(similarity: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_classes,), dtype int64
-        Centre of each class, -1 for the classes that are left over.
+        Centre of each class, -1 for classes that get none.
 
     Examples
     --------
@@ -250,7 +250,7 @@ def pair_with_centers(similarity: np.ndarray) -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class _Matches:
     order: np.ndarray  # classes in the order in which they were matched
-    left: np.ndarray  # classes that were not, ascending
+    left: np.ndarray  # classes that were not matched, ascending
     confidence: np.ndarray  # (n_classes,) probability of each class's match
     centers: np.ndarray  # (n_centers, n_features) of the matched classes in order, then the rest
     center_of_class: np.ndarray  # (n_classes,) row of centers, -1 for none
@@ -262,12 +262,12 @@ def match_classes(
     logit_scale: float,
     t: int,
 ) -> _Matches:
-    """Match classes with clusters, surest first, until `t` are left (method section 1).
+    """Match classes with clusters, most confident first, until `t` remain (method section 1).
 
     Parameters
     ----------
     clusters : ScratchClusters or WarmClusters
-        Of all images, as many as there are classes; used up.
+        Clusters of all images, as many as there are classes; modified in place.
     summary : ZeroShotSummary
     logit_scale : float
         ``s``.
@@ -319,27 +319,27 @@ def match_classes(
 class MismatchDetector(ConceptStage):
     """Find the classes whose text embedding is far from their images, without labels.
 
-    Clusters the images, matches the class and the cluster that fit together best, takes both away
-    with the images that belong to them, and goes on until `t` classes are left. A class that is
-    left *and* is among the `t` classes with the fewest predictions is mismatched. See the
-    method's section 1.
+    Clusters the images, matches the class and the cluster that fit together best, removes both
+    together with their images, and repeats this until `t` classes remain. A remaining class is
+    mismatched if it is also among the `t` classes with the fewest predictions. See the method's
+    section 1.
 
     Parameters
     ----------
     t : int, float or None, default=None
-        How many classes are left when detection stops, which is also the largest number of
-        mismatched classes: a number, or a fraction of the classes in (0, 1), rounded up. None is
-        a tenth of the classes, rounded up. 0 detects nothing.
+        How many classes remain when detection stops, which is also the largest possible number of
+        mismatched classes: a number, or a fraction of the classes in (0, 1), rounded up. None
+        means a tenth of the classes, rounded up. 0 detects nothing.
     recluster : {"warm", "scratch"}, default="warm"
-        How the images that are left are clustered after a match. "scratch" runs K-Means anew, as
-        the paper has it. "warm" goes on from the centres that are left and touches only what
-        changed, and runs K-Means anew each time that a sixth of the clusters is gone. With fewer
-        than 12 classes that is every time, and both are the same.
+        How the remaining images are clustered after a match. "scratch" runs K-Means from scratch,
+        as in the paper. "warm" continues from the remaining centres and updates only what changed;
+        it runs K-Means from scratch each time a sixth of the clusters is gone. With fewer than 12
+        classes that is after every match, and the two are the same.
     n_init : int, default=5
-        Number of starts of each K-Means; the best is taken. "warm" starts with spare clusters
-        instead, but for the last 11.
+        Number of starts of each K-Means run; the best is kept. "warm" starts once with spare
+        clusters instead, except for the last 11 clusters.
     max_iter : int, default=100
-        Largest number of iterations of each K-Means; with spare clusters no more than 20.
+        Largest number of iterations of each K-Means run; at most 20 with spare clusters.
     random_state : int, RandomState instance or None, default=None
         Determines the starts of K-Means. An int gives the same result in every call.
 
@@ -356,20 +356,20 @@ class MismatchDetector(ConceptStage):
     match_order_ : ndarray of shape (n_matched,), dtype int64
         Indices of the matched classes, first match first.
     match_confidence_ : ndarray of shape (n_classes,)
-        Probability with which each class was matched; for a class that is left, the highest that
-        it reaches among the clusters that are left.
+        Probability with which each class was matched; for a remaining class, its highest
+        probability among the remaining clusters.
     unmatched_ : ndarray of shape (n_classes - n_matched,), dtype int64
-        ``Y_final``: indices of the classes that are left, ascending.
+        ``Y_final``: indices of the remaining classes, ascending.
     fewest_predicted_ : ndarray of shape (t,), dtype int64
         ``Y_low_t``: indices of the classes with the fewest predictions, fewest first.
     prediction_counts_ : ndarray of shape (n_classes,), dtype int64
         Number of images predicted as each class.
     cluster_centers_ : ndarray of shape (n_clusters, n_features), dtype float32
-        Unit-norm centres: those of the matches in their order, then those that are left.
+        Unit-norm centres: those of the matches in their order, then the remaining ones.
     class_cluster_ : ndarray of shape (n_classes,), dtype int64
-        Row of `cluster_centers_` of each class: the matched cluster, or for a class that is left
-        the one that a linear assignment pairs with it. -1 where there are too few images to give
-        every class one.
+        Row of `cluster_centers_` for each class: the matched cluster, or for a remaining class the
+        one that a linear assignment pairs with it. -1 for a class that gets none because there are
+        too few images.
 
     See Also
     --------
@@ -378,16 +378,16 @@ class MismatchDetector(ConceptStage):
 
     Notes
     -----
-    A match takes away at most ``max(1, n_images // n_classes)`` images, all of them predicted as
-    the matched class; a class that nobody predicts takes none. Two classes of equal text warn:
-    the first one gets all their predictions. With fewer images than classes there are as many
-    clusters as images, and a class that gets none is never called mismatched.
+    A match removes at most ``max(1, n_images // n_classes)`` images, all of them predicted as the
+    matched class; a class that is never predicted removes none. Two classes with equal text cause
+    a warning, because the first one gets all their predictions. With fewer images than classes
+    there are as many clusters as images, and a class without a cluster is never called mismatched.
 
-    A round of "warm" computes the similarity of the images to the few centres that moved, and the
-    problems that it clusters anew shrink geometrically, so that all rounds together grow with
-    n_images * n_classes. Those of "scratch" grow with the square of n_classes. K-Means finds one
-    of many clusterings, so that at the border the two can find different classes, as each of them
-    can with another seed.
+    A round of "warm" computes only the similarities of the images to the few centres that moved,
+    and the problems that it clusters from scratch shrink geometrically, so the total cost grows
+    with n_images * n_classes. The cost of "scratch" grows with the square of n_classes. K-Means
+    finds one of many possible clusterings, so in borderline cases the two can find different
+    classes, as either can with another seed.
 
     References
     ----------
@@ -470,12 +470,12 @@ class MismatchDetector(ConceptStage):
         return self
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:
-        """Add to a space what was detected; nothing is detected anew.
+        """Add the result of :meth:`fit` to a space, without detecting again.
 
         Parameters
         ----------
         X : ConceptSpace
-            Of the classes that the detector was fitted on.
+            With the classes that the detector was fitted on.
 
         Returns
         -------
@@ -485,7 +485,7 @@ class MismatchDetector(ConceptStage):
         Raises
         ------
         ValueError
-            If its classes or its width are others than those of the fit.
+            If its classes or its number of features differ from those of the fit.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)

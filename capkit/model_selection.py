@@ -1,4 +1,4 @@
-"""Drawing labels, images and folds where some images have no label."""
+"""Choosing labels, images and folds when some images have no label."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ PARADIGMS = ("ul", "ssl", "trzsl")
 
 
 class LabeledKFold(StratifiedKFold):
-    """Folds that are scored on labeled images and train on all unlabeled ones.
+    """Folds that test on labeled images only and train on all unlabeled ones.
 
-    The labeled images are dealt out to the folds class by class, as
-    :class:`~sklearn.model_selection.StratifiedKFold` does it. Unlabeled ones are in every
-    training fold and in no test fold.
+    The labeled images are split class by class, as in
+    :class:`~sklearn.model_selection.StratifiedKFold`. Unlabeled images are in every training fold
+    and in no test fold.
 
     Parameters
     ----------
     n_splits : int, default=5
-        Number of folds, at least 2. With two labels a class, as in the method's ``ssl``
-        protocol, 2.
+        Number of folds, at least 2. Use 2 with two labels per class, as in the method's ``ssl``
+        protocol.
     shuffle : bool, default=False
-        Whether to shuffle the labeled images of each class before they are dealt out.
+        Whether to shuffle the labeled images of each class before splitting.
     random_state : int, RandomState instance or None, default=None
-        Fixes the shuffling.
+        Determines the shuffling.
     unseen_classes : sequence of labels or None, default=None
-        Classes whose labels no training fold may hold: their labeled images are in the test
-        folds only. For ``trzsl``, to score on unseen classes as well.
+        Classes whose labels must not be in any training fold: their labeled images are only in the
+        test folds. For ``trzsl``, to score on unseen classes as well.
 
     See Also
     --------
-    capkit.metrics.get_scorer : Scorers that know unlabeled images.
+    capkit.metrics.get_scorer : Scorers that can handle unlabeled images.
 
     Examples
     --------
@@ -72,11 +72,11 @@ class LabeledKFold(StratifiedKFold):
         Parameters
         ----------
         X : sequence of length n_images
-            Not looked at but for its length.
+            Only its length is used.
         y : sequence of length n_images
             Class names or indices; -1 or None marks an unlabeled image.
         groups : object
-            Ignored, as by StratifiedKFold.
+            Ignored, as in StratifiedKFold.
 
         Yields
         ------
@@ -131,21 +131,21 @@ def make_paradigm(
     seen_fraction: float = 0.62,
     random_state: int | np.random.Generator | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide the labels that a paradigm does not see, as the method's experiments do.
+    """Hide the labels that a paradigm does not use, as in the method's experiments.
 
     Parameters
     ----------
     y : sequence of length n_images
         Class name or index of every image.
     paradigm : {"ul", "ssl", "trzsl"}
-        ``"ul"`` hides all labels. ``"ssl"`` leaves `n_labeled` of each class, or all of a class
-        that has no more. ``"trzsl"`` leaves those of all images of some classes, the seen ones.
+        ``"ul"`` hides all labels. ``"ssl"`` keeps `n_labeled` labels of each class, or all if a
+        class has no more. ``"trzsl"`` keeps all labels of some classes, the seen ones.
     n_labeled : int, default=2
-        Labels of a class in ``ssl``.
+        Number of labels per class in ``ssl``.
     seen_fraction : float, default=0.62
-        Share of the classes in `y` that are seen in ``trzsl``, rounded to a whole number of them.
+        Fraction of the classes in `y` that are seen in ``trzsl``, rounded to a whole number.
     random_state : int, Generator or None, default=None
-        Draws the labeled images, or the seen classes.
+        Determines the labeled images, or the seen classes.
 
     Returns
     -------
@@ -158,15 +158,15 @@ def make_paradigm(
     Raises
     ------
     LabelError
-        If an image has no label, or the paradigm cannot be drawn from these: ``ssl`` where no
+        If an image has no label, or the paradigm is impossible with these labels: ``ssl`` if no
         image would be left unlabeled, ``trzsl`` without both seen and unseen classes.
     ValueError
         If a parameter is out of its range.
 
     See Also
     --------
-    LabeledKFold : Folds of labels that are incomplete already.
-    capkit.metrics.harmonic_mean_score : The measure of ``trzsl``.
+    LabeledKFold : Folds for labels that are already incomplete.
+    capkit.metrics.harmonic_mean_score : The metric for ``trzsl``.
 
     Examples
     --------
@@ -215,19 +215,19 @@ def subsample_long_tail(
 ) -> np.ndarray:
     """Choose images so that few classes are frequent and most are rare.
 
-    Class sizes fall geometrically, in a random order of the classes, from the largest class to
-    that divided by `imbalance_ratio`, rounded. The largest is as large as it can be while every
-    class has as many images as its place in the order asks of it.
+    Class sizes decrease geometrically, in a random order of the classes, from the size of the
+    largest class to that size divided by `imbalance_ratio`, rounded. The largest size is the
+    largest one for which every class has enough images for its place in the order.
 
     Parameters
     ----------
     y : sequence of length n_images
         Class name or index of every image.
     imbalance_ratio : float
-        The largest class over the smallest, at least 1; no class gets less than one image. 1
-        makes all classes as large as the smallest one is.
+        Size of the largest class divided by that of the smallest, at least 1; no class gets less
+        than one image. 1 makes all classes as large as the smallest one.
     random_state : int, RandomState instance or None, default=None
-        Draws the order of the classes, and the images that stay.
+        Determines the order of the classes, and the images that are kept.
 
     Returns
     -------

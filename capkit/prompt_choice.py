@@ -1,4 +1,4 @@
-"""Weighing prompt templates by unlabeled images. Not in the paper."""
+"""Weighting prompt templates with unlabeled images. Not in the paper."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _CHUNK_SIZE = 8192
 
 
 def mix_prompts(prompt_features: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """One text feature a class from those of several prompts.
+    """Combine the text features of several prompts into one per class.
 
     Parameters
     ----------
     prompt_features : ndarray of shape (n_prompts, n_classes, n_features)
-        Unit length each.
+        Features of unit length.
     weights : ndarray of shape (n_prompts, n_classes) or None, default=None
-        None weighs all alike, the usual ensemble.
+        None weights all prompts equally, the usual ensemble.
 
     Returns
     -------
@@ -52,27 +52,26 @@ def mix_prompts(prompt_features: np.ndarray, weights: np.ndarray | None = None) 
 def weigh_prompts(
     image_features: np.ndarray, prompt_features: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """Weigh the prompts of each class by the labels that they give.
+    """Weight the prompts of each class by the labels that they give.
 
-    For each class and prompt: of how many images is the zero-shot label the given one, if this
-    class has the text of this prompt alone and every other class the mean of its prompts? The
-    weights are a softmax of these numbers over the prompts, in standard deviations from their
-    mean.
+    For each class and prompt, count the images whose zero-shot label agrees with the given one if
+    this class uses only this prompt and every other class the mean of its prompts. The weights are
+    a softmax over the prompts of these counts, in standard deviations from their mean.
 
     Parameters
     ----------
     image_features : ndarray of shape (n_images, n_features)
         Unit rows.
     prompt_features : ndarray of shape (n_prompts, n_classes, n_features)
-        Unit length each.
+        Features of unit length.
     labels : ndarray of shape (n_images,), int
-        What the images are taken for, such as the ``labels_`` of
-        :class:`~capkit.GaussianTransduction`: better ones than those of the mean prompt.
+        Labels of the images that are better than those of the mean prompt, such as ``labels_`` of
+        :class:`~capkit.GaussianTransduction`.
 
     Returns
     -------
     ndarray of shape (n_prompts, n_classes)
-        The sum over the prompts is 1.
+        Weights, which sum to 1 over the prompts.
 
     Examples
     --------
@@ -102,11 +101,11 @@ def weigh_prompts(
 
 
 def choose_prompts(space: ConceptSpace, prompt_features: np.ndarray) -> ConceptSpace:
-    """Give a space the mixture of prompts that suits its images, without any label.
+    """Give a space the mixture of prompts that suits its images, without any labels.
 
-    :class:`~capkit.GaussianTransduction` labels the images from the mean of all prompts, and
-    :func:`weigh_prompts` weighs the prompts of each class by these labels. If the labels that this
-    changes are not clear, by :func:`~capkit.guard.change_clarity`, all prompts count alike.
+    :class:`~capkit.GaussianTransduction` labels the images with the mean of all prompts, and
+    :func:`weigh_prompts` weights the prompts of each class by these labels. If the resulting label
+    changes are not clear (:func:`~capkit.guard.change_clarity`), all prompts are weighted equally.
 
     Parameters
     ----------
@@ -118,13 +117,13 @@ def choose_prompts(space: ConceptSpace, prompt_features: np.ndarray) -> ConceptS
     Returns
     -------
     ConceptSpace
-        With other text features, and no prompts, as no single text is behind them. Results that
-        stages had added, which go back to the old texts, are left out.
+        With new text features, and without prompts, because no single text is behind a feature.
+        Results of earlier stages are dropped, because they belong to the old texts.
 
     Raises
     ------
     ValueError
-        If `prompt_features` do not fit the space, or are not finite.
+        If `prompt_features` do not match the space, or are not finite.
 
     Examples
     --------

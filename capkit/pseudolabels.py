@@ -1,4 +1,4 @@
-"""Choosing which images stand for a class: pure functions, array in, array out."""
+"""Choosing the images that represent a class: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ def top_k_pseudo_labels(
     similarities: np.ndarray | None = None,
     mismatched: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
-    """Label the images that each class is surest of (``D_PL``, method section 1).
+    """Label the most confident images of each class (``D_PL``, method section 1).
 
     A mismatched class takes the `k` images most similar to its new text, whatever they are
     predicted as. Every other class takes, among the images predicted as it, the `k` most
     confident ones that no mismatched class took. An image belongs to at most one class.
 
-    Where two mismatched classes want the same image, the one more similar to it gets it and the
-    other goes on down its own list, so that no image and class would both rather have each other
-    than what they got. Ties go to the lower image index, then to the lower class index.
+    If two mismatched classes claim the same image, the more similar class gets it and the other
+    continues down its own list. The result is a stable matching: no image and class would both
+    prefer each other to what they got. Ties go to the lower image index, then to the lower class
+    index.
 
     Parameters
     ----------
     probabilities : array-like of shape (n_images, n_classes)
-        Predicted probabilities; their row maximum is the prediction and its confidence.
+        Predicted probabilities; the maximum of a row gives the prediction and its confidence.
     k : int or array-like of shape (n_classes,)
-        Largest number of images of a class, at least 0; of each class, where classes are known
-        to be unequal.
+        Largest number of images per class, at least 0; one number for each class if classes are
+        known to differ in size.
     similarities : array-like of shape (n_images, n_classes) or None, default=None
-        Cosine similarities of images and texts. Needed where `mismatched` names classes.
+        Cosine similarities of images and texts. Needed if `mismatched` is not empty.
     mismatched : sequence of int, default=()
         Indices of the mismatched classes.
 
     Returns
     -------
     ndarray of shape (n_images,), dtype int64
-        The class of each chosen image, -1 for the images that none chose.
+        The class of each chosen image, -1 for images that no class chose.
 
     Raises
     ------
     ValueError
-        If `k` is negative, or similarities are missing or of another shape.
+        If `k` is negative, or similarities are missing or have another shape.
 
     Examples
     --------
@@ -147,11 +148,11 @@ def main_sample_target(
     max_share: float = 0.8,
     max_per_class: int = 1000,
 ) -> int:
-    """How many main samples a class may have at an epoch (method section 3).
+    """Largest number of main samples of a class at an epoch (method section 3).
 
     ``k + (largest - k) * min(1, epoch / (ramp_fraction * epochs))`` with ``largest =
     min(max_per_class, max_share * n_unlabeled / n_classes)``, rounded down, and never less than
-    `k`: where there are few images the formula would shrink.
+    `k`; with few images the formula alone would give less.
 
     Parameters
     ----------
@@ -160,18 +161,18 @@ def main_sample_target(
     epochs : int
         Number of epochs of the whole training.
     k : int
-        Number that a class starts with.
+        Number of main samples that a class starts with.
     n_unlabeled : int
         Number of unlabeled images ``n_u``.
     n_classes : int
         Number of classes ``C`` that the unlabeled images may belong to.
     ramp_fraction : float, default=0.7
-        Share of the epochs after which the largest number is reached.
+        Fraction of the epochs after which the maximum is reached.
     max_share : float, default=0.8
-        Largest number, as a share of the mean number of images of a class. The official code has
+        The maximum, as a fraction of the mean number of images per class. The official code uses
         0.6 for FGVCAircraft.
     max_per_class : int, default=1000
-        Largest number, whatever the number of images.
+        Upper bound of the maximum, whatever the number of images.
 
     Returns
     -------
@@ -196,9 +197,10 @@ def renew_main_samples(
 ) -> np.ndarray:
     """Renew the main samples from an epoch's pseudolabels (method section 3).
 
-    Each class takes its most confident pseudolabeled images of the epoch first, up to `target`,
-    and fills what is left of that with images that it had before and no class takes now: first
-    those that the epoch gave no label, then those that it gave another, least sure first.
+    Each class first takes its most confident pseudolabeled images of the epoch, up to `target`.
+    The remaining places go to its earlier main samples that no class takes now: first those
+    without a pseudolabel in this epoch, then those with another pseudolabel, least confident
+    first.
 
     Parameters
     ----------
@@ -207,9 +209,10 @@ def renew_main_samples(
     predicted : array-like of shape (n_images,), dtype int
         Pseudolabels of the epoch, -1 for images without one.
     confidence : array-like of shape (n_images,)
-        Their probability; not looked at where there is no pseudolabel.
+        Their probability; ignored for images without a pseudolabel.
     target : int or array-like of shape (n_classes,)
-        Largest number of images of a class, or of each, see :func:`main_sample_target`.
+        Largest number of images, for all classes or for each class, see
+        :func:`main_sample_target`.
 
     Returns
     -------
@@ -248,7 +251,7 @@ def renew_main_samples(
 
 
 def class_balance(counts: np.ndarray) -> float:
-    """Entropy of the share of each class, relative to that of equal shares.
+    """Evenness of class counts: entropy of the class shares, relative to that of equal shares.
 
     Parameters
     ----------
@@ -258,7 +261,7 @@ def class_balance(counts: np.ndarray) -> float:
     Returns
     -------
     float
-        1 where all classes are equally frequent, 0 where there is only one, or none.
+        1 if all classes are equally frequent, 0 if there is only one, or none.
 
     Examples
     --------

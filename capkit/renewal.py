@@ -11,23 +11,25 @@ __all__ = ["MainSampleRenewal"]
 
 
 class MainSampleRenewal(BaseEstimator):
-    """How often, and up to which number, the main samples of a class are chosen anew.
+    """How often the main samples are renewed, and how many a class may have.
 
-    A training starts with ``k`` main samples a class. At a renewal each class takes its most
-    confident pseudolabeled images of the epoch, then the ones that it had, up to a number that
-    grows with the epochs; see :func:`capkit.pseudolabels.main_sample_target` (method, section 3).
+    A training starts with ``k`` main samples per class. At a renewal each class takes its most
+    confident pseudolabeled images of the epoch, then its previous main samples, up to a number
+    that grows with the epochs; see :func:`capkit.pseudolabels.main_sample_target` (method, section
+    3).
 
     Parameters
     ----------
     every : int or None, default=5
-        Epochs between two renewals. None never renews.
+        Number of epochs between renewals. None means no renewal.
     ramp_fraction : float, default=0.7
-        Share of the epochs after which a class may have its largest number of main samples.
+        Fraction of the epochs after which the number of main samples per class reaches its
+        maximum.
     max_share : float, default=0.8
-        That largest number, as a share of the unlabeled images of an average class ...
-        The official code has 0.6 for FGVCAircraft.
+        This maximum, as a fraction of the unlabeled images of an average class ... The official
+        code uses 0.6 for FGVCAircraft.
     max_per_class : int, default=1000
-        ... and at most this.
+        ... but at most this number.
 
     Examples
     --------

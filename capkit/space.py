@@ -1,4 +1,4 @@
-"""The value that flows through capkit's stages: images and classes in one feature space."""
+"""The data passed between capkit's stages: images and classes in one feature space."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class MismatchResult:
     mismatched : ndarray of shape (n_mismatched,), dtype int64
         Indices of the mismatched classes, ascending.
     class_centers : ndarray of shape (n_classes, n_features), dtype float32
-        Unit-norm centre of the image cluster that is each class's: the matched one, or for the
-        classes that are left the one that a linear assignment pairs with it.
+        Unit-norm centre of each class's image cluster: the matched cluster, or for an unmatched
+        class the one that a linear assignment pairs with it.
     """
 
     mismatched: np.ndarray
@@ -54,12 +54,12 @@ class AlignmentResult:
     Attributes
     ----------
     shift : ndarray of shape (n_classes, n_features), dtype float32
-        For classes that were aligned without a text: aligned minus zero-shot text feature.
-        Zero elsewhere. Prompt tuning adds it to what the text tower gives.
+        For classes that were aligned without a text: aligned minus zero-shot text feature. Zero
+        elsewhere. Prompt tuning adds it to the output of the text tower.
     aligned : ndarray of shape (n_aligned,), dtype int64
         Indices of the classes whose text feature was replaced, ascending.
     descriptions : mapping of str to str
-        The chosen description of each class that was aligned by a text.
+        The chosen description of each class that was aligned with a text.
     """
 
     shift: np.ndarray
@@ -69,27 +69,27 @@ class AlignmentResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianClasses:
-    """Classes as Gaussians of one covariance, and who they were fitted on.
+    """Classes as Gaussians with a shared covariance, and the images that they were fitted on.
 
     Attributes
     ----------
     whitening : ndarray of shape (n_features, n_features), dtype float32
-        Map to a space in which the covariance is the identity.
+        Linear map to a space in which the covariance is the identity.
     whitened_means : ndarray of shape (n_classes, n_features), dtype float32
     mean_variance : ndarray of shape (n_classes,)
-        Variance of each class's mean, in units of the covariance: one by the number of images.
+        Variance of each class mean, in units of the covariance: one over the number of images.
     dimension : float
-        Mean squared length of a whitened deviation from its class's mean.
+        Mean squared length of the whitened deviations from the class means.
     log_prior : ndarray of shape (n_classes,)
-        Logarithm of each class's proportion, relative to equal ones.
+        Logarithm of each class's proportion, relative to equal proportions.
     trust : float
-        Share in [0, 1] with which the Gaussians count.
+        Weight of the Gaussians, in [0, 1].
     keys : ndarray of shape (n_images,), dtype uint64
         Fingerprints of the features that the means were fitted on, ascending.
     own_classes : ndarray of shape (n_images, k), dtype int32
-        Classes to whose mean each of these images contributes most.
+        For each of these images, the classes to whose means it contributes most.
     own_share : ndarray of shape (n_images, k), dtype float32
-        How much: its responsibility, in images.
+        These contributions: the image's responsibilities, in images.
     """
 
     whitening: np.ndarray
@@ -103,7 +103,7 @@ class GaussianClasses:
     own_share: np.ndarray
 
     def own_shares(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which of some images the means were fitted on, and their shares in them.
+        """Find the images that the means were fitted on, and their shares in the means.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class GaussianClasses:
 
 
 def feature_keys(features: np.ndarray) -> np.ndarray:
-    """Fingerprint of each feature, by which an image is known again.
+    """Fingerprint of each feature vector, by which an image is recognised.
 
     Parameters
     ----------
@@ -154,9 +154,9 @@ class TransductionResult:
     ----------
     classes : GaussianClasses
     mismatched : ndarray of shape (n_mismatched,), dtype int64
-        Classes whose text has no say.
+        Classes whose text is not used.
     report : AdaptationReport
-        What the guard found.
+        Findings of the guard.
     """
 
     classes: GaussianClasses
@@ -184,9 +184,9 @@ class MarginResult:
 class ConceptSpace:
     """Images and classes as features of one vision-language model; immutable.
 
-    Every stage takes a ``ConceptSpace`` and returns a new one. It behaves as the array of its
-    image features (``__array__``, ``shape``, ``len``, row indexing), so that any scikit-learn
-    step can stand behind a stage.
+    Every stage takes a ``ConceptSpace`` and returns a new one. It behaves like the array of its
+    image features (``__array__``, ``shape``, ``len``, row indexing), so that any scikit-learn step
+    can follow a stage.
 
     Parameters
     ----------
@@ -198,14 +198,14 @@ class ConceptSpace:
     logit_scale : float, default=100.0
         ``s``, the factor between cosine similarities and logits.
     images : ImageSource or None, default=None
-        Lazy handle on the images behind the rows. Needed to train prompts.
+        Lazy handle to the images behind the rows. Needed to train prompts.
     sample_indices : array-like of shape (n_images,) or None, default=None
         Position of each row in the input that was encoded; None means ``0 .. n_images - 1``.
-        They differ where unreadable images were skipped.
+        They differ if unreadable images were skipped.
     prompts : sequence of str of length n_classes or None, default=None
         The text behind each class's feature.
     backbone : str or None, default=None
-        Name that :func:`capkit.backbones.load_backbone` takes.
+        Name of the backbone, as for :func:`capkit.backbones.load_backbone`.
     backbone_id : str or None, default=None
         Fingerprint of the backbone's configuration and weights.
     mismatch : MismatchResult or None, default=None
@@ -216,10 +216,10 @@ class ConceptSpace:
     Raises
     ------
     ClassNamesError
-        If the class names are a set, which has no order, or no sequence.
+        If the class names are a set, which has no order, or not a sequence.
     ValueError
-        If the shapes do not fit together, a feature is no real number, NaN or infinite, the
-        logit scale is not a number above 0, or a sample index not an integer of at least 0.
+        If the shapes do not match, a feature is not a finite real number, the logit scale is not a
+        number above 0, or a sample index is not an integer of at least 0.
 
     Examples
     --------
@@ -287,7 +287,7 @@ class ConceptSpace:
     def _check_finite(self) -> None:
         for field in ("image_features", "text_features"):
             features = getattr(self, field)
-            with np.errstate(invalid="ignore"):  # of infinities of both signs
+            with np.errstate(invalid="ignore"):  # inf - inf
                 total = features.sum(dtype=np.float64)  # takes no memory, as a mask would
             if np.isfinite(total):
                 continue
@@ -298,7 +298,7 @@ class ConceptSpace:
                 "its image or text, and at the model that encoded it."
             )
 
-    # -- the array that scikit-learn's steps see
+    # -- the array interface for scikit-learn's steps
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -307,12 +307,12 @@ class ConceptSpace:
 
     @property
     def ndim(self) -> int:
-        """2, as of the image features."""
+        """2, like the image features."""
         return 2
 
     @property
     def dtype(self) -> np.dtype:
-        """float32, as of the image features."""
+        """float32, like the image features."""
         return self.image_features.dtype
 
     @property
@@ -332,7 +332,7 @@ class ConceptSpace:
         return np.asarray(self.image_features, dtype=dtype)
 
     def __getitem__(self, key):
-        """Rows as a ConceptSpace; one integer or a column selection as the array's values."""
+        """Rows as a ConceptSpace; an integer or a column selection gives values of the array."""
         if isinstance(key, tuple):
             if len(key) == 2 and (key[1] is Ellipsis or _is_full_slice(key[1])):
                 key = key[0]
@@ -361,7 +361,7 @@ class ConceptSpace:
             f"n_features={self.shape[1]}{stages})"
         )
 
-    # -- the zero-shot classifier that the space is
+    # -- the space as a zero-shot classifier
 
     def logits(self) -> np.ndarray:
         """Scaled cosine similarities, ``s * Z @ W.T``.
@@ -392,7 +392,7 @@ class ConceptSpace:
 
 
 def _as_features(values: object, field: str) -> np.ndarray:
-    """Read-only array of features, dtype float32, of anything that holds real numbers."""
+    """Convert anything that holds real numbers to a read-only float32 array of features."""
     to_do = "Pass an array of shape (n, n_features), as np.asarray(rows, dtype=np.float32) gives."
     try:
         array = np.asarray(values)
@@ -410,7 +410,7 @@ def _as_features(values: object, field: str) -> np.ndarray:
 
 
 def _as_scale(value: Any) -> float:
-    """The factor of the cosines, which may also come as an array or tensor of no dimension."""
+    """The logit scale as a float; it may also come as a zero-dimensional array or tensor."""
     number = value.item() if getattr(value, "ndim", None) == 0 else value
     is_number = isinstance(number, Real)
     if is_number and _LEAST_SCALE <= number <= _LARGEST_SCALE:  # in float32's range

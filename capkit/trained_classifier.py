@@ -243,9 +243,9 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
         Returns
         -------
         ndarray of shape (n_images, d), dtype float32
-            Unit rows: what is compared with the classes; where the probabilities of two branches
-            are averaged, the normalised mean of theirs. Those of the frozen model where no
-            training was kept.
+            Unit rows, the features that are compared with the classes. If the probabilities of two
+            branches are averaged, the normalised mean of both branches' features. If no training
+            was kept, the features of the frozen model.
         """
         images, inference = self._read(X), self._inference()
         return self._model.transform(images, inference, self._reader())
@@ -260,7 +260,7 @@ class TrainedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Image
             n_jobs=encoder.n_jobs,
         )
 
-    # -- what scikit-learn asks
+    # -- scikit-learn's interface
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,9 +1,9 @@
-"""Gaussian transduction: what the images themselves say of their classes, without training.
+"""Gaussian transduction: labels from the class texts and all images together, without training.
 
-Zero-shot predictions look at one image at a time. Here all images are looked at together: each
-class is a Gaussian in the space of image features, all of one covariance, and an image's class is
-what both its text similarity and its place among the other images speak for. Fitted by
-expectation maximisation from the zero-shot predictions; the formulas are in
+Zero-shot classification predicts one image at a time. Here all images are considered together:
+each class is a Gaussian in the space of image features, with a shared covariance, and an image's
+class follows from both its similarity to the texts and its position among the other images. The
+model is fitted by expectation maximisation from the zero-shot predictions; the formulas are in
 :mod:`capkit.gaussians`. Not in the paper.
 """
 
@@ -48,54 +48,55 @@ from capkit.space import ConceptSpace, GaussianClasses, TransductionResult, feat
 
 __all__ = ["GaussianTransduction", "check_class_prior"]
 
-# Images whose evidence is in memory at a time.
+# Number of images whose evidence is in memory at a time.
 _CHUNK_SIZE = 8192
-# Classes of an image whose share in the class's mean is kept, to leave the image itself out.
+# Number of classes for which an image's share in the class mean is stored, to leave it out later.
 _KEPT_SHARES = 8
-# Mean confidence that the zero-shot predictions start with: from vaguer ones all class means would
-# be the same, and part as chance has it.
+# Mean confidence of the initial zero-shot predictions: with lower confidence all class means would
+# start out the same, and chance would separate them.
 _FIRST_CONFIDENCE = 0.7
-# Images that a labeled one counts for in the first round, where the others are only guessed.
+# Weight of a labeled image in the first round, when the other labels are only guesses.
 _FIRST_LABEL_WEIGHT = 10.0
 # Trust in the Gaussians below which a mismatched class keeps its text: its cluster is too small.
 _LEAST_TRUST = 0.3
-# Separation below which it keeps it as well: its cluster is a part of another class.
+# Separation below which it keeps its text as well: its cluster is part of another class.
 _LEAST_SEPARATION = 0.6
-# Shares of the trust that are tried one after the other, until the guard agrees.
+# Fractions of the trust that are tried in turn until the guard accepts one.
 _STRENGTHS = (1.0, 0.25, 0.1)
 
 
 class GaussianTransduction(ConceptStage):
-    """Let all images together speak for what each of them shows, without training.
+    """Label images from the class texts and all images together, without training.
 
-    Each class is a Gaussian in the space of image features, all of one covariance. Starting from
-    the zero-shot predictions, class means, covariance and class proportions are fitted, and the
-    images are assigned anew by both text and place, again and again (expectation maximisation).
-    A mismatched class has no text to speak for it, and starts from its cluster of images, where
-    :class:`~capkit.MismatchDetector` found one that is no part of another class, in enough
-    images, and no aligner gave it a text.
+    Each class is a Gaussian in the space of image features; all classes share one covariance.
+    Starting from the zero-shot predictions, expectation maximisation alternates between fitting
+    the class means, the covariance and the class proportions, and reassigning the images by both
+    their text similarity and their position. The text of a mismatched class is not used; the class
+    starts from its image cluster instead, provided that :class:`~capkit.MismatchDetector` found a
+    cluster that has enough images and is not part of another class, and that no aligner replaced
+    the text.
 
-    How far the Gaussians are believed depends on how many images a class has, so that with few
-    of them the answer goes back to zero-shot. And a guard looks at how clearly the images
-    whose label changed belong to their new class (:func:`capkit.guard.change_clarity`): where
-    they do not, the Gaussians count a quarter, or a tenth, or not at all, and a warning says so.
+    The weight of the Gaussians depends on the number of images per class, so with few images the
+    predictions fall back to zero-shot. In addition, a guard checks how clearly the images whose
+    label changed belong to their new class (:func:`capkit.guard.change_clarity`). If they do not,
+    the weight is reduced to a quarter, a tenth or zero, and a warning says so.
 
     Parameters
     ----------
     kappa : float, default=3.0
-        Number of images that a class's text is worth in fitting the class's mean, above 0.
+        Weight of a class's text in fitting the class mean, as a number of images, above 0.
     shrinkage : float, default=0.75
-        Share of the covariance that is a multiple of the identity, in [0, 1].
+        Shrinkage of the covariance towards a multiple of the identity, in [0, 1].
     class_prior : "estimated", "equal" or array-like of shape (n_classes,), default="estimated"
-        Proportions of the classes among the images: estimated from them, equal, or known, in the
-        order of the class names.
+        Proportions of the classes among the images: estimated from the images, equal, or given in
+        the order of the class names.
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
-        How labels are used. ``"ul"``: not at all. ``"ssl"``: a labeled image counts for its class
-        alone. ``"trzsl"``: so it does, and unlabeled images belong to none of the labeled classes.
+        How labels are used. ``"ul"``: not at all. ``"ssl"``: a labeled image counts only for its
+        class. ``"trzsl"``: in addition, unlabeled images belong to none of the labeled classes.
     guard : bool, default=True
-        Whether to hold the Gaussians back where their labels are not to be believed.
+        Whether to reduce the weight of the Gaussians if their labels cannot be trusted.
     max_iter : int, default=15
-        Largest number of rounds; fewer where the assignments do not change any more.
+        Largest number of rounds; fitting stops earlier once the assignments no longer change.
 
     Attributes
     ----------
@@ -107,37 +108,37 @@ class GaussianTransduction(ConceptStage):
         Sum of each class's responsibilities for the images.
     means_ : ndarray of shape (n_classes, n_features), dtype float32
     trust_ : float
-        Share in [0, 1] with which the Gaussians count beside the texts, see
-        :func:`capkit.gaussians.gaussian_trust`; as the guard leaves it.
+        Weight of the Gaussians in [0, 1], see :func:`capkit.gaussians.gaussian_trust`, after any
+        reduction by the guard.
     report_ : AdaptationReport
         What the guard tried and found, see :class:`capkit.guard.AdaptationReport`.
     n_iter_ : int
         Number of rounds.
     mismatched_ : ndarray of shape (n_mismatched,), dtype int64
-        Classes whose text had no say.
+        Classes whose text was not used.
     class_names_ : tuple of str
-        Names of the classes that it was fitted on.
+        Names of the classes of the fit.
     n_features_in_ : int
         Width ``d`` of the features.
 
     See Also
     --------
-    capkit.baselines.GaussianTransductionClassifier : The same as a classifier of its own.
+    capkit.baselines.GaussianTransductionClassifier : The same method as a classifier.
     capkit.CAPClassifier : Takes its first pseudolabels from here.
 
     Notes
     -----
-    Nothing of shape (n_images, n_classes) is ever in memory.
+    No array of shape (n_images, n_classes) is ever in memory.
 
-    An image pulls the mean of its class towards itself, which with few images a class makes any
-    first guess confirm itself. So an image is left out of the means before it is compared with
-    them, also at prediction, where it is known again if its features are the same to the last
-    bit, as those from a cache are. A mean's own uncertainty
-    makes it look further away, the more so the fewer images it has; this is subtracted.
+    An image pulls the mean of its class towards itself, so with few images per class any initial
+    guess would confirm itself. Therefore an image is left out of the means before it is compared
+    with them. This also happens at prediction: an image is recognised if its features are
+    identical to the last bit, as they are when they come from a cache. The uncertainty of a mean
+    makes it appear further away, more so the fewer images it has; this bias is subtracted.
 
-    The defaults were chosen on five sets of real CLIP features (satellite pictures, pets,
-    reptiles, CIFAR-10, 600 kinds of things), the embedded model's two, subsets of them with few
-    images or unequal classes, and planted problems, with the labels of these sets as judge.
+    The defaults were chosen by accuracy on five sets of real CLIP features (satellite pictures,
+    pets, reptiles, CIFAR-10, 600 kinds of things), the two embedded data sets, subsets of all of
+    these with few images or imbalanced classes, and synthetic problems.
 
     Examples
     --------
@@ -183,8 +184,8 @@ class GaussianTransduction(ConceptStage):
         ----------
         X : ConceptSpace
         y : sequence of length n_images or None, default=None
-            Class names or indices, -1 or None where unknown; a known class is not changed. Not
-            looked at where the paradigm is ``"ul"``.
+            Class names or indices, -1 or None for unlabeled images. Known labels are never
+            changed. Ignored if the paradigm is ``"ul"``.
 
         Returns
         -------
@@ -193,9 +194,9 @@ class GaussianTransduction(ConceptStage):
         Raises
         ------
         ValueError
-            If `class_prior` does not fit the space.
+            If `class_prior` does not match the classes of the space.
         LabelError
-            If `y` does not.
+            If `y` does not match the space or the paradigm.
         """
         space = check_concept_space(X, self, min_images=1)
         known = np.full(len(space), UNLABELED, dtype=np.int64)
@@ -244,12 +245,12 @@ class GaussianTransduction(ConceptStage):
         )
 
     def transform(self, X: ConceptSpace) -> ConceptSpace:
-        """Add the Gaussians to a space; nothing is fitted anew.
+        """Add the Gaussians to a space, without fitting again.
 
         Parameters
         ----------
         X : ConceptSpace
-            Of the classes that it was fitted on.
+            With the classes of the fit.
 
         Returns
         -------
@@ -259,7 +260,7 @@ class GaussianTransduction(ConceptStage):
         Raises
         ------
         ValueError
-            If its classes or its width are others than those of the fit.
+            If its classes or its number of features differ from those of the fit.
         """
         check_is_fitted(self)
         space = check_concept_space(X, self)
@@ -274,7 +275,7 @@ class GaussianTransduction(ConceptStage):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Fitted:
-    """Where the rounds ended."""
+    """Result of the rounds."""
 
     classes: GaussianClasses
     means: np.ndarray  # (n_classes, d)
@@ -283,11 +284,11 @@ class _Fitted:
     confidence: np.ndarray  # (n,)
     mismatched: np.ndarray
     n_iter: int
-    n_right: int  # labeled images that it labels right where it is not told their class
+    n_right: int  # labeled images that are labeled right when their label is withheld
 
 
 class _Rounds:
-    """Rounds of assigning images to classes and fitting classes to images, from the texts on."""
+    """Rounds of assigning images to classes and fitting classes to images, starting from texts."""
 
     def __init__(
         self,
@@ -313,18 +314,18 @@ class _Rounds:
 
     @property
     def zero_shot_labels(self) -> np.ndarray:
-        """What the texts alone say, but for known classes; shape (n,)."""
+        """Labels by the texts alone, except where the class is known; shape (n,)."""
         return self.first.labels
 
     def fit(self, mismatched: np.ndarray | tuple = (), strength: float = 1.0) -> _Fitted:
-        """Go round until nothing changes.
+        """Repeat the rounds until nothing changes.
 
         Parameters
         ----------
         mismatched : ndarray of int
-            Classes whose text has no say.
+            Classes whose text is not used.
         strength : float
-            Share of their trust with which the Gaussians count.
+            Fraction of their trust that the Gaussians get.
         """
         mismatched = np.asarray(mismatched, dtype=np.int64)
         assigned = _Assignments(self.space, self.known, self.possible)
@@ -363,7 +364,7 @@ class _Rounds:
         own: tuple[np.ndarray, np.ndarray],
         mismatched: np.ndarray,
     ) -> Callable[[slice, np.ndarray], np.ndarray]:
-        """Logits by texts and Gaussians, each image left out of these."""
+        """Logits from texts and Gaussians, each image left out of the Gaussians."""
 
         def logits_of(rows: slice, texts: np.ndarray) -> np.ndarray:
             features = self.space.image_features[rows]
@@ -407,7 +408,7 @@ class _Rounds:
 
 
 class _Assignments:
-    """Responsibilities of the classes for the images, of which the largest are kept."""
+    """Responsibilities of the classes for the images; only the largest are stored."""
 
     def __init__(self, space: ConceptSpace, known: np.ndarray, possible: np.ndarray) -> None:
         self.space, self.known, self.possible = space, known, possible
@@ -424,16 +425,16 @@ class _Assignments:
         label_weight: float = 1.0,
         temperature: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Assign every image anew.
+        """Reassign every image.
 
         Parameters
         ----------
         logits_of : callable
-            From the rows of some images, and their similarities with the texts, to logits.
+            Maps the rows of some images and their similarities to the texts to logits.
         label_weight : float
-            Images that a labeled one counts for.
+            Weight of a labeled image, as a number of images.
         temperature : float
-            For the confidence alone.
+            Used only for the confidence.
 
         Returns
         -------
@@ -473,7 +474,7 @@ def _chunks(n: int) -> Iterator[slice]:
 
 
 def _with_images(fitted: _Fitted, keys: np.ndarray) -> GaussianClasses:
-    """Give the Gaussians what they need to know the images again that they were fitted on."""
+    """Add to the Gaussians what they need to recognise the images of the fit."""
     order = np.argsort(keys, kind="stable")
     return dataclasses.replace(
         fitted.classes,
@@ -487,9 +488,10 @@ def _with_images(fitted: _Fitted, keys: np.ndarray) -> GaussianClasses:
 
 
 def _without_text(space: ConceptSpace, fitted: _Fitted) -> np.ndarray:
-    """Mismatched classes whose text has no say.
+    """Mismatched classes whose text is not used.
 
-    No other text was found for them, images are enough, and their cluster is a class of its own.
+    No other text was found for them, they have enough images, and their cluster is a class of its
+    own.
     """
     none = np.empty(0, dtype=np.int64)
     if space.mismatch is None or fitted.classes.trust < _LEAST_TRUST:
@@ -498,7 +500,7 @@ def _without_text(space: ConceptSpace, fitted: _Fitted) -> np.ndarray:
     mismatched = np.setdiff1d(space.mismatch.mismatched, aligned)
     if not len(mismatched):
         return none
-    # Centres have unit length, means of unit features less.
+    # Centres have unit length; means of unit features are shorter.
     length = np.linalg.norm(fitted.means, axis=1).mean()
     centers = length * space.mismatch.class_centers[mismatched] @ fitted.classes.whitening
     separation = cluster_separation(centers, mismatched, fitted.classes.whitened_means)
@@ -506,7 +508,7 @@ def _without_text(space: ConceptSpace, fitted: _Fitted) -> np.ndarray:
 
 
 def _hold_back(rounds: _Rounds, fitted: _Fitted) -> tuple[_Fitted, list[AdaptationStep]]:
-    """Let the Gaussians count for as much as the guard agrees to."""
+    """Reduce the weight of the Gaussians until the guard accepts the labels."""
     steps = []
     mismatched = fitted.mismatched
     for strength in _STRENGTHS:

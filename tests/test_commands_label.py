@@ -177,6 +177,17 @@ def test_files_that_could_not_be_written_are_found_before_any_work(untouched):
         label_folder(photos, NAMES, untouched / "labels.csv", model=untouched / "labels.csv")
 
 
+def test_paths_may_be_strings(labeled, tmp_path):
+    photos, out = str(labeled[0] / "photos"), str(tmp_path / "labels.csv")
+    done = label_folder(photos, NAMES, out, encoder=glyph(), classifier=quick())
+    assert done.report == tmp_path / "labels.html"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "labels.capkit",
+        "labels.csv",
+        "labels.html",
+    }
+
+
 def test_a_second_run_reads_no_image_again(labeled, tmp_path):
     folder = labeled[0]
     shutil.copytree(folder / "photos", tmp_path / "photos")

@@ -116,7 +116,7 @@ def test_prompts_stand_beside_their_features(fetch):
     data = fetch()
     assert data.prompt_features.shape == (106, 19, WIDTH)
     assert len(set(data.prompts)) == 106
-    assert all(prompt.endswith(" {}") for prompt in data.prompts)
+    assert all(prompt.endswith(" {}.") for prompt in data.prompts)
     # The first in alphabetical order has no noise, the last the most.
     texts = data.space.text_features
     closeness = (data.prompt_features * texts).sum(axis=-1).mean(axis=1)

@@ -3,15 +3,18 @@
 import ast
 import re
 import shlex
+import shutil
 import textwrap
 from pathlib import Path
 
 import matplotlib
 import pytest
 from click.testing import CliRunner
-from photo_folders import write_names, write_photos
+from photo_folders import NAMES, digits_of, write_names, write_photos
 
+from capkit import CAPClassifier
 from capkit.cli import main
+from capkit.tuning import AdapterTuning
 
 PAGES = sorted((Path(__file__).parents[1] / "docs" / "howto").glob("*.rst"))
 BLOCK = re.compile(
@@ -27,11 +30,22 @@ QUICK = {
 }
 
 
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    images, _ = digits_of(12)
+    classifier = CAPClassifier(backbone="glyph", tuning=AdapterTuning(epochs=1))
+    classifier.fit(images, class_names=NAMES).save(folder / "labels.capkit")
+    return folder / "labels.capkit"
+
+
 @pytest.fixture
-def work_folder(tmp_path, monkeypatch):
+def work_folder(tmp_path, monkeypatch, saved_model):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
-    write_photos(tmp_path / "photos")
+    for name in ("photos", "new_photos"):
+        write_photos(tmp_path / name)
+    shutil.copy(saved_model, tmp_path)
     write_names(tmp_path / "names.txt")
     for name in ("corrections.csv", "monday.csv", "tuesday.csv"):
         (tmp_path / name).write_text(

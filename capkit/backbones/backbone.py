@@ -20,13 +20,13 @@ __all__ = ["Backbone"]
 class Backbone:
     """Frozen CLIP-like model in float32 and evaluation mode.
 
-    Get one from :func:`~capkit.backbones.load_backbone`. A backbone is pickled and copied as its
-    name: the copy is the model that the process has loaded already.
+    Get one from :func:`~capkit.backbones.load_backbone`. A backbone is pickled and copied by name:
+    the copy is the model that the process has already loaded.
 
     Parameters
     ----------
     name : str
-        Name that :func:`~capkit.backbones.load_backbone` takes.
+        Name for :func:`~capkit.backbones.load_backbone`.
     identity : str
         SHA-256 fingerprint, in hexadecimal, of the configuration and the weights.
     model : nn.Module
@@ -34,13 +34,13 @@ class Backbone:
     tokenizer : callable
         An open_clip tokenizer: list of str to (n, context_length) int64.
     preprocess : open_clip.transform.PreprocessCfg
-        Size, interpolation, way of resizing, and mean and deviation of each channel.
+        Size, interpolation, resize mode, and mean and standard deviation of each channel.
     embed_dim : int
         Width ``d`` of the features.
     device : torch.device
-        Where the model is.
+        Device of the model.
     reload : callable or None, default=None
-        From a name and a device to the Backbone; what a pickled one calls.
+        Maps a name and a device to the Backbone; called when unpickling.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Backbone:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """What turns an RGB image of any size into the model's (S, S, 3) pixels."""
+        """Preprocessing that turns an RGB image of any size into the model's (S, S, 3) pixels."""
         return Preprocessing(self.preprocess)
 
     @cached_property
@@ -87,7 +87,7 @@ class Backbone:
         return mean, std
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Scale pixels to [0, 1] and subtract and divide by the channels' mean and deviation.
+        """Scale pixels to [0, 1], then normalise each channel by its mean and standard deviation.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Backbone:
         return scaled.sub_(mean).div_(std)
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Turn texts into token numbers; what is longer than the context is cut.
+        """Tokenise texts; those longer than the context are truncated.
 
         Parameters
         ----------

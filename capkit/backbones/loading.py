@@ -26,9 +26,9 @@ from capkit.exceptions import BackboneError, BackboneMismatchError, BackboneNotF
 
 __all__ = ["build_backbone", "build_model"]
 
-# What OpenAI's archives hold beside the weights.
+# Entries of OpenAI's archives that are not weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
-# What text_cfg.tokenizer_kwargs may say. What else it says would reach transformers, where
+# Allowed keys of text_cfg.tokenizer_kwargs. Any others would reach transformers, where
 # "trust_remote_code" runs code that comes with the tokenizer.
 _TOKENIZER_OPTIONS = frozenset(
     {"additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token"}
@@ -46,7 +46,7 @@ def build_backbone(
     files : BackboneFiles
     device : torch.device
     reload : callable
-        From a name and a device to the Backbone.
+        Maps a name and a device to the Backbone.
 
     Returns
     -------
@@ -55,9 +55,9 @@ def build_backbone(
     Raises
     ------
     BackboneError
-        If the file cannot be read, its weights are not finite, or the tokenizer not be had.
+        If the file cannot be read, its weights are not finite, or the tokenizer is not available.
     BackboneMismatchError
-        If the configuration describes no model, or another one than the weights belong to.
+        If the configuration describes no model, or one that does not match the weights.
     """
     model_cfg = copy.deepcopy(files.config["model_cfg"])
     _check_tokenizer_options(model_cfg["text_cfg"], files.name)
@@ -247,7 +247,7 @@ def _build_tokenizer(text_cfg: Mapping[str, Any], files: BackboneFiles) -> Calla
 
 
 def _cached_or_fetched(load: Callable[..., Any], source: str, filename: str) -> Any:
-    """What `load` makes of a repository's files; the Hub is asked for those not in the cache."""
+    """Result of `load` for a repository's files; the Hub is only asked if they are not cached."""
     try:
         return load(local_files_only=True)
     except ImportError:
@@ -264,7 +264,7 @@ def _cached_or_fetched(load: Callable[..., Any], source: str, filename: str) -> 
 
 
 def _explain(error: Exception, what: str) -> BackboneError:
-    """An error of ours about what transformers could not load."""
+    """A capkit error about something that transformers could not load."""
     if isinstance(error, ImportError):
         return BackboneError(
             f"{what} needs packages that are not installed: pip install transformers "

@@ -1,4 +1,4 @@
-"""Finding backbones by name, and loading each of them once per process."""
+"""Finding backbones by name, and loading each once per process."""
 
 from __future__ import annotations
 
@@ -59,29 +59,29 @@ def load_backbone(
         - the path of a local checkpoint (``.safetensors``, ``.pt``, ``.pth``, ``.bin``) with its
           JSON configuration beside it: ``NAME.json`` or ``open_clip_config.json``;
         - ``"hf-hub:ORGANISATION/NAME"``, a repository of the Hugging Face Hub in open_clip's
-          layout (``"hf-hub:imageomics/bioclip"``), from the local cache or else fetched; with
-          ``"@REVISION"`` behind it a certain branch, tag or commit;
+          layout (``"hf-hub:imageomics/bioclip"``), from the local cache or else downloaded; append
+          ``"@REVISION"`` for a certain branch, tag or commit;
         - ``"local-dir:FOLDER"``, a folder in the same layout;
         - ``"glyph"``, the small model of printed characters that comes with capkit;
-        - ``"auto"``: OpenAI's ViT-B/32, from the local cache or else fetched.
+        - ``"auto"``: OpenAI's ViT-B/32, from the local cache or else downloaded.
     device : str or torch.device, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     cache_dir : path or None, default=None
         Folder for downloaded weights; None means open_clip's and the Hub's own defaults.
 
     Returns
     -------
     Backbone
-        The same object whenever the same model is asked for on the same device.
+        The same object for every call with the same model and device.
 
     Raises
     ------
     BackboneNotFoundError
-        If there is no such backbone, or its weights cannot be fetched.
+        If there is no such backbone, or its weights cannot be downloaded.
     BackboneMismatchError
         If weights and configuration do not belong together.
     BackboneError
-        If the checkpoint is damaged, or the device is not there.
+        If the checkpoint is damaged, or the device is not available.
 
     Examples
     --------
@@ -99,16 +99,16 @@ def load_backbone(
 
 
 def load_checked(name: str, *, device: str, check: Callable[[str], None]) -> Backbone:
-    """Load a backbone whose fingerprint is looked at before anything is built of its files.
+    """Load a backbone, checking its fingerprint before anything is built from its files.
 
     Parameters
     ----------
     name : str
-        As of :func:`load_backbone`; of "auto", which may be any, the fingerprint is looked at
-        when it is loaded.
+        As in :func:`load_backbone`. For "auto", whose model is not known in advance, the
+        fingerprint is checked once it is loaded.
     device : str
     check : callable
-        Raises if the backbone with this fingerprint is not to be loaded.
+        Raises if the backbone with this fingerprint must not be loaded.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def load_checked(name: str, *, device: str, check: Callable[[str], None]) -> Bac
 
 
 def list_backbones() -> list[str]:
-    """Names that :func:`load_backbone` takes, local checkpoints aside.
+    """Names that :func:`load_backbone` accepts, except local checkpoints and Hub repositories.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def list_backbones() -> list[str]:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn ``"auto"`` or a name into a device that is there.
+    """Resolve ``"auto"`` or a name to an available device.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     BackboneError
         If the device is not available.
     ValueError
-        If torch knows no such device, or one that computes nothing ("meta").
+        If torch knows no such device, or the device cannot compute ("meta").
     """
     import torch
 
@@ -192,7 +192,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the weights of a pretrained model are on this disk; nothing is fetched or loaded.
+    """Whether the weights of a pretrained model are on disk; nothing is downloaded or loaded.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def is_cached(name: str) -> bool:
 
 
 def is_path(name: str | None) -> bool:
-    """Whether a name stands for a user's own file or folder.
+    """Whether a name refers to a user's own file or folder.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def _load_named(
 
 
 def _find_own(name: str) -> BackboneFiles | None:
-    """Files of the embedded model and of a user's own, which may change; None of others."""
+    """Files of the embedded model or of a user's own model; None for other names."""
     folder, path = folder_of(name), _checkpoint_path(name)
     if folder is not None:
         return find_in_folder(folder)
@@ -261,7 +261,7 @@ def _find_own(name: str) -> BackboneFiles | None:
 def _load_once(
     key: tuple, find: Callable[[], BackboneFiles], check: Callable[[str], None] = _pass
 ) -> Backbone:
-    """Backbone that was loaded under this key before, or of the files that `find` gives."""
+    """Backbone loaded earlier under this key, or else loaded from the files of `find`."""
     from capkit.backbones.loading import build_backbone
 
     if key not in _loaded:
@@ -273,7 +273,7 @@ def _load_once(
 
 
 def _refuse_path(name: str) -> None:
-    """Say what is wrong with a path that is no checkpoint's."""
+    """Raise an error that says why a path is not a checkpoint."""
     path = Path(name).expanduser()
     if path.is_absolute() or name.startswith("."):
         what = (
@@ -289,7 +289,7 @@ def _reload(name: str, device: str) -> Backbone:
 
 
 def _checkpoint_path(name: str) -> Path | None:
-    """File that `name` stands for, or None if it can only be open_clip's or the Hub's."""
+    """File that `name` refers to, or None if it can only be a name of open_clip or the Hub."""
     if name in _EMBEDDED_FILES:
         return _EMBEDDED_FILES[name]
     if name.startswith((HUB_PREFIX, FOLDER_PREFIX)):
@@ -361,7 +361,7 @@ def _unknown_message(name: str) -> str:
 
 
 def _cached_weights(tag_cfg: Mapping[str, Any], cache_dir: str | None) -> Path | None:
-    """Weights that were downloaded before; looks nowhere but on the disk."""
+    """Weights that were downloaded before; only looks on disk."""
     from huggingface_hub import try_to_load_from_cache
 
     if "file" in tag_cfg:
@@ -415,5 +415,5 @@ def _why_unreachable(tag_cfg: Mapping[str, Any], patient: bool) -> str | None:
 
 
 def _find_preferred(cache_dir: str | None) -> BackboneFiles:
-    """Files of the preferred backbone; a network that hangs is not waited for."""
+    """Files of the preferred backbone; does not wait for an unresponsive network."""
     return _find_pretrained(PREFERRED, cache_dir, patient=False)

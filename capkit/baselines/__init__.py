@@ -1,4 +1,4 @@
-"""What to compare CAP with: other ways to classify with the same model and images."""
+"""Baselines for CAP: other ways to classify with the same model and images."""
 
 from capkit.baselines.cpl import CPLClassifier
 from capkit.baselines.fixmatch import FixMatchClassifier

@@ -6,17 +6,17 @@ import numpy as np
 
 __all__ = ["nearest_neighbors", "same_image"]
 
-# Similarities held at a time: 8 MiB in float32.
+# Number of similarities in memory at a time: 8 MiB in float32.
 _BLOCK = 2**21
-# Squared distance of two unit features up to which they are one image encoded twice: a feature
-# depends, in its last digits, on the batch that it is computed in.
+# Squared distance of two unit features up to which they count as the same image encoded twice: the
+# last digits of a feature depend on its batch.
 _SAME = 1e-10
 
 
 def nearest_neighbors(
     features: np.ndarray, others: np.ndarray, k: int, *, leave_out_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` most similar of the others, or all of them where there are fewer.
+    """The `k` most similar rows of `others`, or all of them if there are fewer.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def nearest_neighbors(
         Unit rows.
     k : int
     leave_out_self : bool, default=False
-        Whether the others are the same rows, none of which is its own neighbour.
+        Whether `others` are the same rows, in which case no row is its own neighbour.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def nearest_neighbors(
 def same_image(
     features: np.ndarray, others: np.ndarray, neighbors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are among the others, up to rounding.
+    """Find the rows that are also in `others`, up to rounding.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the peers that train have in common: all but which images train, with which labels."""
+"""What the trained peers share: everything except the choice of images and their labels."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = [
 
 
 def top_k_of_each_class(probabilities: np.ndarray, k: int) -> np.ndarray:
-    """Give each class the images that it is most probable for, whatever they are predicted as.
+    """Give each class its most probable images, whatever these are predicted as.
 
-    An image that several classes want goes to the most probable one of them, and the others go on
-    down their own lists.
+    An image that several classes claim goes to the most probable of them; the others continue down
+    their own lists.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def top_k_of_each_class(probabilities: np.ndarray, k: int) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_images,), dtype int64
-        -1 for the images that no class took.
+        -1 for images that no class takes.
     """
     every_class = np.arange(probabilities.shape[1])
     return top_k_pseudo_labels(probabilities, k, probabilities, every_class)
@@ -67,7 +67,7 @@ def round_of_epoch(epoch: int, epochs: int, rounds: int) -> int:
 
 
 def begins_round(epoch: int, epochs: int, rounds: int) -> bool:
-    """Whether another round begins behind an epoch.
+    """Whether another round begins after an epoch.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def begins_round(epoch: int, epochs: int, rounds: int) -> bool:
     Returns
     -------
     bool
-        Not behind the last one.
+        False after the last epoch.
     """
     number = round_of_epoch(epoch, epochs, rounds)
     return epoch < epochs and number > round_of_epoch(epoch - 1, epochs, rounds)
@@ -181,13 +181,13 @@ class PeerSelfTraining(SelfTraining):
 
 
 class SelfTrainedClassifier(TrainedClassifier):
-    """Base of the peers that train: CAP's tuning, other pseudolabels, no margin, one branch.
+    """Base class of the trained peers: CAP's tuning, other pseudolabels, no margin, one branch.
 
-    With prompt tuning the prompts alone are trained, as in the peers' papers. With adapter tuning
-    there is nothing but the adapters, and strong views train the one that gives pseudolabels.
+    With prompt tuning only the prompts are trained, as in the peers' papers. With adapter tuning
+    there are only the adapters, and strong views train the adapter that assigns the pseudolabels.
 
-    A subclass answers ``_choose_self_training``, and ``_own_parameters`` names those parameters
-    of its constructor that decide how a training goes.
+    A subclass implements ``_choose_self_training``, and its ``_own_parameters`` names the
+    constructor parameters that affect training.
     """
 
     _own_parameters: ClassVar[tuple[str, ...]] = ()

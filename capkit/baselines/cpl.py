@@ -1,4 +1,4 @@
-"""CPL: several candidate labels for an image that the model is not sure of."""
+"""CPL: several candidate labels for an image that the model is uncertain about."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def candidate_labels(
 ) -> np.ndarray:
     """Candidate labels of each image: those that both the image and the class choose.
 
-    An image chooses its most probable classes until their probabilities add up to a threshold,
-    which is the `intra_quantile` of all images' largest probabilities: one class where it is
-    sure. A class chooses the images with the largest probability of it, as many as `inter_share`
-    of an average class.
+    An image chooses its most probable classes until their probabilities add up to a threshold, the
+    `intra_quantile` of the largest probabilities of all images; a confident image chooses only
+    one. A class chooses the images with the largest probability of this class; their number is
+    `inter_share` of the size of an average class.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def candidate_labels(
     Returns
     -------
     ndarray of shape (n_images, n_classes), dtype bool
-        A row without any is an image that does not train.
+        Images with an empty row are not trained on.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def candidate_labels(
 
 
 def candidate_loss(logits: Tensor, candidates: Tensor) -> Tensor:
-    """Negative logarithm of the probability that one of the candidates is right.
+    """Negative log probability that one of the candidates is right.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class CandidateState(SelfTrainingState):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CandidatePseudolabels(PeerSelfTraining):
-    """Candidate labels of the images, chosen anew in every round.
+    """Candidate labels of the images, chosen again in every round.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class CandidatePseudolabels(PeerSelfTraining):
     inter_share: float
 
     def start(self) -> CandidateState:
-        """Choose the first round's by the frozen model."""
+        """Choose the pseudolabels of the first round with the frozen model."""
         n_classes = len(self.text_features)
         nothing = np.full(len(self.labels), UNLABELED, dtype=np.int64)
         state = CandidateState.before_training(nothing, n_classes)
@@ -147,13 +147,13 @@ class CandidatePseudolabels(PeerSelfTraining):
     def losses(
         self, outputs: Mapping[str, Any], targets: Mapping[str, Tensor], margin: Tensor
     ) -> dict[str, Tensor]:
-        """Cross entropy of labeled images; of the others that of any candidate being right."""
+        """Cross entropy for labeled images; :func:`candidate_loss` for the main samples."""
         parts = {name: value for name, value in outputs.items() if name != "main"}
         losses = super().losses(parts, targets, margin)
         return losses | {"main": candidate_loss(outputs["main"], targets["main"])}
 
     def end_epoch(self, state: SelfTrainingState, epoch: EpochPredictions) -> None:
-        """Note the epoch's numbers, and at the end of a round choose the next one's."""
+        """Record the epoch's numbers; at the end of a round choose the next pseudolabels."""
         super().end_epoch(state, epoch)
         if epoch.logits is not None:
             assert isinstance(state, CandidateState)
@@ -169,75 +169,75 @@ class CandidatePseudolabels(PeerSelfTraining):
 
 
 class CPLClassifier(SelfTrainedClassifier):
-    """Train on several candidate labels for each image that the model is not sure of.
+    """Train on several candidate labels for each image that the model is uncertain about.
 
-    CPL (candidate pseudolabel learning): round by round, each image is given the labels that both
-    it and the class choose, see ``capkit.baselines.cpl.candidate_labels``, and the loss is
-    that of one of them being right, ``-log(sum of their probabilities)``.
+    CPL (candidate pseudolabel learning): in each round, an image gets the labels that both the
+    image and the class choose, see ``capkit.baselines.cpl.candidate_labels``. The loss is
+    ``-log(sum of their probabilities)``, the negative log probability that one of them is right.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
         How labels are used, see :class:`~capkit.CAPClassifier`.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
-        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are not
-        looked at where a ConceptSpace is given.
+        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or adapters
-        alone.
+        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or only
+        adapters.
     rounds : int, default=10
-        How often candidates are chosen, evenly spread over the training.
+        How often candidates are chosen, at equal intervals over the training.
     intra_quantile : float, default=0.6
         An image takes its most probable classes until their probabilities add up to this
         quantile of all images' largest probabilities, in [0, 1].
     inter_share : float, default=0.5
-        Images that a class takes, as a share of the unlabeled images of an average class,
-        above 0.
+        Number of images that a class takes, as a fraction of the unlabeled images of an average
+        class, above 0.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch, see
+        Folder in which the training state is saved after every epoch, see
         :class:`~capkit.CAPClassifier`.
     callbacks : sequence of skorch callbacks or None, default=None
-        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
+        Objects that observe the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
-        Processes that train together.
+        Number of processes that train together.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, batches and views.
+        Determines initial weights, batches and views.
     verbose : int, default=0
         Above 0, progress bars are shown.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
-        The likeliest candidate of each image, as an index into `class_names_`, -1 for the
-        others.
+        The most probable candidate of each image, as an index into `class_names_`; -1 for images
+        without candidates.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         Class features after training, unit rows, in the order of `class_names_`.
     history_ : list of dict
-        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
-        pseudolabels of each class (``class_counts``) and their evenness (``class_balance``), and
+        Numbers for each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
+        pseudolabels for each class (``class_counts``) and their evenness (``class_balance``), and
         the number of main samples (``n_main``).
     paradigm_ : str
         Paradigm of the fit.
     tuning_ : Tuning
-        What `tuning` stood for, with one branch.
+        The tuning object that `tuning` resolved to, with one branch.
     seed_ : int
-        What `random_state` stood for.
+        The seed that `random_state` resolved to.
     backbone_name_ : str or None
-        Name of the backbone behind the features; None where they were given without.
+        Name of the backbone that made the features; None if they were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
     logit_scale_ : float
@@ -245,16 +245,17 @@ class CPLClassifier(SelfTrainedClassifier):
 
     See Also
     --------
-    GRIPClassifier : One label an image.
+    GRIPClassifier : One label per image.
 
     Notes
     -----
-    From the paper's description, not from its code. Recalled, and not checked against it, are how
-    the two thresholds are set: the paper has a quantile of each class's probabilities (0.99) in
-    place of `inter_share`, which for about fifty classes is a share of a half, and would leave an
-    average class of ten a tenth of its images. Of the losses that the paper allows this is the
-    simplest. The paper trains anew in every round; here the weights and the learning rate go on,
-    as in :class:`GRIPClassifier`.
+    Implemented from the paper's description, not from its code. How the two thresholds are set is
+    from memory and was not checked against the paper. There, a quantile of each class's
+    probabilities (0.99) takes the place of `inter_share`. For about fifty classes this corresponds
+    to a share of a half; with ten classes it would leave an average class only a tenth of its
+    images. The loss is the simplest of those that the paper allows. The paper trains from scratch
+    in every round; here the weights and the learning rate carry over, as in
+    :class:`GRIPClassifier`.
 
     References
     ----------

@@ -32,14 +32,14 @@ __all__ = ["FixMatchClassifier"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConfidentWeakViews(PeerSelfTraining):
-    """Pseudolabels given step by step, and main samples of the classes without labeled images.
+    """Pseudolabels assigned in every step, and main samples for classes without labeled images.
 
     Parameters
     ----------
     tau : float
-        Confidence above which the strong view trains.
+        Confidence above which the strong view is trained on.
     top_k : int
-        Main samples of a class without labeled images.
+        Number of main samples for a class without labeled images.
     """
 
     views: ClassVar[tuple[str, ...]] = ("weak", "strong")
@@ -48,7 +48,7 @@ class ConfidentWeakViews(PeerSelfTraining):
     top_k: int
 
     def start(self) -> SelfTrainingState:
-        """Choose what stands in for labeled images, once."""
+        """Choose the main samples that replace missing labeled images, once."""
         probabilities = self.probabilities(self.zero_shot_logits())
         chosen = self.for_all_images(top_k_of_each_class(probabilities, self.top_k))
         chosen[np.isin(chosen, self.labels[self.labels != UNLABELED])] = UNLABELED
@@ -63,7 +63,7 @@ class ConfidentWeakViews(PeerSelfTraining):
     def losses(
         self, outputs: Mapping[str, Any], targets: Mapping[str, Tensor], margin: Tensor
     ) -> dict[str, Tensor]:
-        """Cross entropy, of strong views against the weak ones' labels."""
+        """Cross entropy; for strong views against the labels from the weak views."""
         pseudo = outputs["pseudo"]
         strong = F.cross_entropy(outputs["strong"], pseudo.labels[pseudo.kept], reduction="none")
         return super().losses(outputs, targets, margin) | {"pseudo": strong}
@@ -81,71 +81,71 @@ class ConfidentWeakViews(PeerSelfTraining):
 
 
 class FixMatchClassifier(SelfTrainedClassifier):
-    """Train strong views on what the weak views of the same images are surely predicted as.
+    """Train strong views on the confident predictions for weak views of the same images.
 
-    FixMatch: in every step unlabeled images are predicted by a weak view, without gradient; where
-    the probability is above `tau`, the strong view learns that class. Labeled images train beside
-    them.
+    FixMatch: in every step, classes are predicted from weak views of unlabeled images, without
+    gradient. If the probability is above `tau`, the strong view is trained on that class. Labeled
+    images are trained on as well.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
         How labels are used, see :class:`~capkit.CAPClassifier`.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
-        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are not
-        looked at where a ConceptSpace is given.
+        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or adapters
-        alone.
+        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or only
+        adapters.
     tau : float, default=0.95
-        Probability above which a pseudolabel trains, in [0, 1].
+        Probability above which a pseudolabel is used for training, in [0, 1].
     top_k : int, default=16
-        Images that stand in for labeled ones of a class that has none; 0 for none.
+        Number of images that replace the labeled images of a class that has none; 0 for none.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch, see
+        Folder in which the training state is saved after every epoch, see
         :class:`~capkit.CAPClassifier`.
     callbacks : sequence of skorch callbacks or None, default=None
-        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
+        Objects that observe the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
-        Processes that train together.
+        Number of processes that train together.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, batches and views.
+        Determines initial weights, batches and views.
     verbose : int, default=0
         Above 0, progress bars are shown.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
-        Class that the image was last predicted as in training, where that was above `tau`, as an
-        index into `class_names_`; else -1.
+        Class last predicted for the image in training, as an index into `class_names_`; -1 if its
+        probability was not above `tau`.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         Class features after training, unit rows, in the order of `class_names_`.
     history_ : list of dict
-        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
-        pseudolabels of each class (``class_counts``) and their evenness (``class_balance``), the
+        Numbers for each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
+        pseudolabels for each class (``class_counts``) and their evenness (``class_balance``), the
         share of strong views ``kept``, and the number of main samples (``n_main``).
     paradigm_ : str
         Paradigm of the fit.
     tuning_ : Tuning
-        What `tuning` stood for, with one branch.
+        The tuning object that `tuning` resolved to, with one branch.
     seed_ : int
-        What `random_state` stood for.
+        The seed that `random_state` resolved to.
     backbone_name_ : str or None
-        Name of the backbone behind the features; None where they were given without.
+        Name of the backbone that made the features; None if they were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
     logit_scale_ : float
@@ -153,16 +153,16 @@ class FixMatchClassifier(SelfTrainedClassifier):
 
     See Also
     --------
-    capkit.CAPClassifier : The same, with main samples, a margin, and an adapter of its own for
-        strong views.
+    capkit.CAPClassifier : The same, with main samples, a margin, and a separate adapter for strong
+    views.
 
     Notes
     -----
-    The paper trains a network from scratch, with labeled images of every class, batches of seven
-    times as many unlabeled ones, and RandAugment. Here it starts from the pretrained model; a
-    class without labeled images has its `top_k` most probable ones in their place, as
-    :class:`FPLClassifier` takes them, for without any it ends with all images in a few classes;
-    and the strong view, the batches and the schedule are those of `tuning`, as CAP's.
+    The paper trains a network from scratch, with labeled images of every class, seven times as
+    many unlabeled images in a batch, and RandAugment. Here training starts from the pretrained
+    model. For a class without labeled images, its `top_k` most probable images replace them,
+    chosen as in :class:`FPLClassifier`; without this, all images end up in a few classes. The
+    strong view, the batches and the schedule are those of `tuning`, as for CAP.
 
     References
     ----------

@@ -39,7 +39,7 @@ class FewPseudolabels(PeerSelfTraining):
     top_k: int
 
     def start(self) -> SelfTrainingState:
-        """Choose them, once."""
+        """Choose these images once."""
         probabilities = self.probabilities(self.zero_shot_logits())
         chosen = self.for_all_images(top_k_of_each_class(probabilities, self.top_k))
         return SelfTrainingState.before_training(chosen, len(self.text_features))
@@ -49,47 +49,47 @@ class FPLClassifier(SelfTrainedClassifier):
     """Train on the images that zero-shot finds most probable for each class.
 
     FPL (few pseudolabels): each class takes its `top_k` most probable images, whatever they are
-    predicted as, so that every class has equally many; they are kept throughout the training. An
-    image that several classes want goes to the most probable one of them.
+    predicted as, so that every class has the same number. They are kept throughout training. An
+    image that several classes claim goes to the most probable of them.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
         How labels are used, see :class:`~capkit.CAPClassifier`.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
-        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are not
-        looked at where a ConceptSpace is given.
+        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or adapters
-        alone.
+        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or only
+        adapters.
     top_k : int, default=16
         Images of a class.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch, see
+        Folder in which the training state is saved after every epoch, see
         :class:`~capkit.CAPClassifier`.
     callbacks : sequence of skorch callbacks or None, default=None
-        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
+        Objects that observe the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
-        Processes that train together.
+        Number of processes that train together.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, batches and views.
+        Determines initial weights, batches and views.
     verbose : int, default=0
         Above 0, progress bars are shown.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
@@ -97,17 +97,17 @@ class FPLClassifier(SelfTrainedClassifier):
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         Class features after training, unit rows, in the order of `class_names_`.
     history_ : list of dict
-        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
-        pseudolabels of each class (``class_counts``) and their evenness (``class_balance``), and
+        Numbers for each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
+        pseudolabels for each class (``class_counts``) and their evenness (``class_balance``), and
         the number of main samples (``n_main``).
     paradigm_ : str
         Paradigm of the fit.
     tuning_ : Tuning
-        What `tuning` stood for, with one branch.
+        The tuning object that `tuning` resolved to, with one branch.
     seed_ : int
-        What `random_state` stood for.
+        The seed that `random_state` resolved to.
     backbone_name_ : str or None
-        Name of the backbone behind the features; None where they were given without.
+        Name of the backbone that made the features; None if they were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
     logit_scale_ : float
@@ -115,14 +115,14 @@ class FPLClassifier(SelfTrainedClassifier):
 
     See Also
     --------
-    UPLClassifier : Takes images that are predicted as the class only.
+    UPLClassifier : Takes only images that are predicted as the class.
     GRIPClassifier : Takes more images in every round.
 
     Notes
     -----
-    From the paper's description, not from its code: it trains text, visual, or joint prompts;
-    here it is what `tuning` says, with CAP's schedule. Labeled images train as a stream of their
-    own with weight 1, where the paper weighs them by their number.
+    Implemented from the paper's description, not from its code. The paper trains text, visual, or
+    joint prompts; here `tuning` decides what is trained, with CAP's schedule. Labeled images are a
+    separate training stream with weight 1; the paper weights them by their number.
 
     References
     ----------

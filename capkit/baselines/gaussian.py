@@ -1,4 +1,4 @@
-"""Gaussian transduction as a classifier of its own."""
+"""Gaussian transduction as a classifier."""
 
 from __future__ import annotations
 
@@ -24,54 +24,54 @@ __all__ = ["GaussianTransductionClassifier"]
 
 
 class GaussianTransductionClassifier(ImageClassifier):
-    """Classify images by their text and by their place among the training images.
+    """Classify images by the class texts and by their position among the training images.
 
-    Nothing is trained: see :class:`~capkit.GaussianTransduction`. It takes a second for
-    thousands of images, needs no GPU, and is the peer that a training has to beat.
+    Nothing is trained: see :class:`~capkit.GaussianTransduction`. It takes a second for thousands
+    of images, needs no GPU, and is the baseline that any training has to beat.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
-        How labels are used, see :class:`~capkit.CAPClassifier`: labeled images count for their
-        class alone, and in ``"trzsl"`` the others for the unlabeled classes.
+        How labels are used, see :class:`~capkit.CAPClassifier`: labeled images count only for
+        their class; in ``"trzsl"`` the other images count only for the unlabeled classes.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next two are
-        not looked at where a ConceptSpace is given.
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     transduction : GaussianTransduction or None, default=None
-        None is one with its defaults.
+        None means one with its defaults.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     transduction_ : GaussianTransduction
-        Fitted.
+        The fitted transduction.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         ``W``, unit rows, in the order of `class_names_`.
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits.
     backbone_name_ : str or None
-        Name of the model; None where features were given without one.
+        Name of the model; None if features were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
 
     See Also
     --------
-    ZeroShotClassifier : Looks at one image at a time.
+    ZeroShotClassifier : Predicts each image separately.
     capkit.CAPClassifier : Trains the model on the images.
 
     Examples
@@ -118,7 +118,7 @@ class GaussianTransductionClassifier(ImageClassifier):
         check_labels_of_paradigm(labels, self.paradigm, class_names)
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
-        self._make_encoder()  # raises where its settings contradict the classifier's
+        self._make_encoder()  # raises if its settings contradict the classifier's
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
         given = GaussianTransduction() if self.transduction is None else self.transduction

@@ -1,4 +1,4 @@
-"""GRIP: pseudolabels that grow in number, and are chosen anew, round by round."""
+"""GRIP: pseudolabels that are chosen again, and grow in number, in every round."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class GrowingPseudolabels(PeerSelfTraining):
     Parameters
     ----------
     rounds : int
-        In the last one every image is taken.
+        Number of rounds; in the last one every image is taken.
     """
 
     rounds: int
 
     def start(self) -> SelfTrainingState:
-        """Choose the first round's by the frozen model."""
+        """Choose the pseudolabels of the first round with the frozen model."""
         chosen = self._choose(self.zero_shot_logits(), round_number=1)
         return SelfTrainingState.before_training(chosen, len(self.text_features))
 
@@ -50,7 +50,7 @@ class GrowingPseudolabels(PeerSelfTraining):
         return begins_round(epoch, self.epochs, self.rounds)
 
     def end_epoch(self, state: SelfTrainingState, epoch: EpochPredictions) -> None:
-        """Note the epoch's numbers, and at the end of a round choose the next one's."""
+        """Record the epoch's numbers; at the end of a round choose the next pseudolabels."""
         super().end_epoch(state, epoch)
         if epoch.logits is not None:
             number = round_of_epoch(state.epoch, self.epochs, self.rounds)
@@ -66,48 +66,48 @@ class GRIPClassifier(SelfTrainedClassifier):
     """Train on the images that are most probable for each class, more of them in every round.
 
     GRIP (grow and refine iteratively pseudolabels): in round ``i`` of ``I`` each class takes its
-    ``k = i * n_u / (I * C)`` most probable images, by zero-shot in the first round and then by the
-    model as it has become, so that in the last round all ``n_u`` unlabeled images are taken, by
-    the ``C`` classes in equal shares (``k`` is rounded up).
+    ``k = i * n_u / (I * C)`` most probable images (``k`` is rounded up), according to zero-shot in
+    the first round and to the current model afterwards. In the last round all ``n_u`` unlabeled
+    images are taken, in equal shares by the ``C`` classes.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
         How labels are used, see :class:`~capkit.CAPClassifier`.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
-        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are not
-        looked at where a ConceptSpace is given.
+        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or adapters
-        alone.
+        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or only
+        adapters.
     rounds : int, default=10
-        ``I``. With fewer epochs than rounds, some are passed over.
+        ``I``. With fewer epochs than rounds, some rounds are skipped.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch, see
+        Folder in which the training state is saved after every epoch, see
         :class:`~capkit.CAPClassifier`.
     callbacks : sequence of skorch callbacks or None, default=None
-        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
+        Objects that observe the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
-        Processes that train together.
+        Number of processes that train together.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, batches and views.
+        Determines initial weights, batches and views.
     verbose : int, default=0
         Above 0, progress bars are shown.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
@@ -116,17 +116,17 @@ class GRIPClassifier(SelfTrainedClassifier):
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         Class features after training, unit rows, in the order of `class_names_`.
     history_ : list of dict
-        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
-        pseudolabels of each class (``class_counts``) and their evenness (``class_balance``), and
+        Numbers for each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
+        pseudolabels for each class (``class_counts``) and their evenness (``class_balance``), and
         the number of main samples (``n_main``).
     paradigm_ : str
         Paradigm of the fit.
     tuning_ : Tuning
-        What `tuning` stood for, with one branch.
+        The tuning object that `tuning` resolved to, with one branch.
     seed_ : int
-        What `random_state` stood for.
+        The seed that `random_state` resolved to.
     backbone_name_ : str or None
-        Name of the backbone behind the features; None where they were given without.
+        Name of the backbone that made the features; None if they were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
     logit_scale_ : float
@@ -134,14 +134,14 @@ class GRIPClassifier(SelfTrainedClassifier):
 
     See Also
     --------
-    FPLClassifier : The first choice alone.
+    FPLClassifier : Chooses pseudolabels only once.
 
     Notes
     -----
-    From the paper's description, not from its code. The paper trains anew in every round; here
-    the weights and the learning rate go on, and all rounds together have the epochs of `tuning`,
-    so that every method of a comparison trains equally long. Labeled images train as a stream of
-    their own with weight 1, where the paper weighs them by their number.
+    Implemented from the paper's description, not from its code. The paper trains from scratch in
+    every round; here the weights and the learning rate carry over, and all rounds together have
+    the epochs of `tuning`, so that every method in a comparison trains equally long. Labeled
+    images are a separate training stream with weight 1; the paper weights them by their number.
 
     References
     ----------

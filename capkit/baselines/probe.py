@@ -1,4 +1,4 @@
-"""A classifier of features that learns from the labeled images alone."""
+"""A classifier on features that learns only from the labeled images."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelProbe"]
 
-# In place of a probability of zero, whose logarithm no softmax can take.
+# Replaces a probability of zero, whose logarithm is infinite.
 _TINY = 1e-30
 
 
 class LabelProbe(ImageClassifier):
-    """Classify images by a classifier of scikit-learn, fitted to the labeled images' features.
+    """Classify images with a scikit-learn classifier fitted to the labeled images' features.
 
-    Neither texts nor unlabeled images are learned from: it shows what the labels are worth alone.
-    A class without a labeled image is never predicted.
+    It uses neither texts nor unlabeled images, so it shows how far the labels alone go. A class
+    without a labeled image is never predicted.
 
     Parameters
     ----------
     estimator : classifier or None, default=None
-        Any classifier of scikit-learn that has ``predict_proba``; it is copied, and sees unit
-        features. None is ``LogisticRegression(C=10, max_iter=1000)``.
+        Any scikit-learn classifier with ``predict_proba``; it is cloned and gets unit features.
+        None means ``LogisticRegression(C=10, max_iter=1000)``.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next two are
-        not looked at where a ConceptSpace is given.
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images are encoded. None is a :class:`~capkit.CLIPEncoder` with its defaults.
+        How images are encoded. None means a :class:`~capkit.CLIPEncoder` with its defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`, of classes without a labeled image too. The
-        columns of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; classes without a labeled image are included.
+        The columns of :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     estimator_ : classifier
-        Fitted. Its own ``classes_`` are the classes that have labeled images, as indices into
-        `class_names_`.
+        The fitted classifier. Its ``classes_`` are the classes that have labeled images, as
+        indices into `class_names_`.
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits. Not used.
     backbone_name_ : str or None
-        Name of the model; None where features were given without one.
+        Name of the model; None if features were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
 
@@ -76,11 +76,12 @@ class LabelProbe(ImageClassifier):
 
     Notes
     -----
-    Fitting raises LabelError where no image is labeled, or images of one class only.
+    Fitting raises LabelError if no image is labeled, or only images of one class.
 
-    ``C = 10`` was chosen on features of four sets (WHU-RS19, pets, CIFAR-10, reptiles of ImageNet)
-    by OpenAI's ViT-B/32 together, over three seeds. Mean accuracies, where 8 labels a class leave
-    the last set with no images to judge by:
+    ``C = 10`` was chosen on the features of four data sets together (WHU-RS19, pets, CIFAR-10,
+    reptiles of ImageNet), computed with OpenAI's ViT-B/32, over three seeds. The table shows mean
+    accuracies. With 8 labels per class the last set is not included, as no images are left to test
+    on:
 
     ======  ========  ========
     C       2 labels  8 labels
@@ -92,8 +93,8 @@ class LabelProbe(ImageClassifier):
     1000    65.2%     89.9%
     ======  ========  ========
 
-    Functions of scikit-learn that number labels anew, as VotingClassifier does, make a class of
-    the unlabeled images: leave these out there.
+    scikit-learn functions that renumber labels, such as VotingClassifier, turn the unlabeled
+    images into a class of their own: leave unlabeled images out there.
 
     Examples
     --------
@@ -135,7 +136,7 @@ class LabelProbe(ImageClassifier):
         return True
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
-        self._make_encoder()  # raises where its settings contradict the classifier's
+        self._make_encoder()  # raises if its settings contradict the classifier's
         if self.estimator is not None and not hasattr(self.estimator, "predict_proba"):
             raise ValueError(
                 f"LabelProbe expected an estimator with predict_proba, got {self.estimator!r}. "

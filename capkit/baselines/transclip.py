@@ -31,7 +31,7 @@ _TINY = 1e-30
 
 
 class TransCLIPClassifier(ImageClassifier):
-    r"""Classify images by their text, by Gaussians, and as their neighbours are classified.
+    r"""Classify images by the class texts, by Gaussians, and by their neighbours.
 
     TransCLIP without labels. Classes are Gaussians with means ``mu_k`` and one diagonal
     covariance ``Sigma``. The shares ``z_i`` of image ``i`` in the classes minimise
@@ -44,49 +44,49 @@ class TransCLIPClassifier(ImageClassifier):
     with ``tau = 1 / 50``, ``p_ik`` the density of feature ``f_i`` in class ``k`` and ``y_i`` the
     zero-shot probabilities. ``w_ij`` is the mean of ``a_ij`` and ``a_ji`` divided by the number of
     neighbours, where ``a_ij`` is ``max(0, f_i . f_j)`` for the nearest neighbours ``j`` of ``i``
-    and else zero. Each round updates in turn
+    and zero otherwise. Each round updates in turn
 
     - ``n_inner`` times ``z_i``, to
       ``softmax(lam * log y_i + tau * log p_i + sum_j w_ij z_j)``, all images at once;
     - ``mu_k``, to the mean of the features weighted by ``z_ik``, scaled to unit length;
     - ``Sigma``, to the variance about ``mu_k`` weighted by ``z_ik``.
 
-    It starts from ``z = y``, from such a mean of the most confident images of each class alone,
-    and from ``Sigma = 1 / d``.
+    The start is ``z = y``, ``Sigma = 1 / d``, and for ``mu_k`` the weighted mean of only the most
+    confident images of each class.
 
     Parameters
     ----------
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next two are
-        not looked at where a ConceptSpace is given.
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     lam : float, default=1.0
         ``lambda``, weight of the texts, at least 0.
     n_neighbors : int, default=3
-        Nearest neighbours of each image, at least 0; 0 leaves the neighbours out.
+        Number of nearest neighbours of each image, at least 0; 0 ignores neighbours.
     n_confident : int, default=8
-        Images of each class, those with the largest zero-shot probability of it, that its first
-        ``mu_k`` is the mean of.
+        Number of images per class that the initial ``mu_k`` averages: those with the largest
+        zero-shot probability of the class.
     n_outer : int, default=10
-        Rounds.
+        Number of rounds.
     n_inner : int, default=5
-        Updates of ``z`` in each.
+        Number of updates of ``z`` in each round.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     means_ : ndarray of shape (n_classes, d)
@@ -94,41 +94,41 @@ class TransCLIPClassifier(ImageClassifier):
     variances_ : ndarray of shape (d,)
         Diagonal of ``Sigma``.
     shares_ : ndarray of shape (n_images, n_classes), dtype float32
-        ``z`` of the images that were fitted to, columns in the order of `class_names_`.
+        ``z`` of the training images, columns in the order of `class_names_`.
     image_features_ : ndarray of shape (n_images, d), dtype float32
-        Features of these images: new ones look for their neighbours among them.
+        Features of the training images, among which new images find their neighbours.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         ``W``, unit rows, in the order of `class_names_`.
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits.
     backbone_name_ : str or None
-        Name of the model; None where features were given without one.
+        Name of the model; None if features were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
 
     See Also
     --------
-    GaussianTransductionClassifier : One covariance as well, but a full one, and no neighbours.
-    ZLaPClassifier : Neighbours alone.
+    GaussianTransductionClassifier : Also one shared covariance, but a full one, and no neighbours.
+    ZLaPClassifier : Texts and neighbours only.
 
     Notes
     -----
-    Recalled from the paper and not checked against it: the formulas, and the numbers of rounds
-    and of updates, more of which change little. What the formulas leave open follows the authors'
-    guide to their implementation, none of whose code is used: the first means, means of unit
-    length, ``tau``, and a symmetric ``w`` divided by the number of neighbours. ``tau`` matters
-    most: with 1 in its place the Gaussians outweigh the texts by far, and what was mistaken at
-    first stays so.
+    The formulas and the numbers of rounds and updates are from memory and were not checked against
+    the paper; more rounds or updates change little. Where the formulas leave details open, they
+    follow the authors' guide to their implementation: the initial means, means of unit length,
+    ``tau``, and a symmetric ``w`` divided by the number of neighbours. None of the authors' code
+    is used. ``tau`` matters most: with ``tau = 1`` the Gaussians far outweigh the texts, and
+    initial mistakes persist.
 
-    On the features of WHU-RS19 by OpenAI's ViT-B/32 in elkhouryk/RS-TransCLIP on GitHub, the
-    accuracies published there are 93.9% with the texts "a satellite photo of a X" and 90.3% with
-    the mean of 106 prompts. This class gives 93.9% and 90.3%.
+    The repository elkhouryk/RS-TransCLIP on GitHub provides features of WHU-RS19 by OpenAI's
+    ViT-B/32 and reports accuracies of 93.9% with the texts "a satellite photo of a X" and 90.3%
+    with the mean of 106 prompts. On these features, this class gives 93.9% and 90.3%.
 
-    The method classifies the images that it is fitted to. New ones are given one update of ``z``
-    here, with ``mu`` and ``Sigma`` as they are and neighbours among the images fitted to, as if
-    these were neighbours from both ends. With few images a class new ones can fare worse than by
-    the texts alone. Images that were fitted to, known again by their features, keep their ``z``.
-    The paper's variant for labeled images is left out. Probabilities are ``z``.
+    The method classifies the images that it is fitted to. Here, new images get one update of
+    ``z``, with ``mu`` and ``Sigma`` fixed and neighbours from the training images, as if the
+    neighbour relation were mutual. With few images per class, predictions for new images can be
+    worse than with the texts alone. Training images, recognised by their features, keep their
+    ``z``. The paper's variant for labeled images is left out. Probabilities are ``z``.
 
     References
     ----------
@@ -180,7 +180,7 @@ class TransCLIPClassifier(ImageClassifier):
         self.verbose = verbose
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
-        self._make_encoder()  # raises where its settings contradict the classifier's
+        self._make_encoder()  # raises if its settings contradict the classifier's
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
         self.text_features_ = space.text_features
@@ -211,7 +211,7 @@ class TransCLIPClassifier(ImageClassifier):
         return log_softmax(logits.astype(np.float64), axis=1)
 
     def _log_density(self, features: np.ndarray) -> np.ndarray:
-        """Logarithm of the classes' densities, up to what an image has in all of them."""
+        """Log densities of the classes, up to a constant for each image."""
         middle = self.means_.mean(axis=0)
         precise = (self.means_ - middle) / self.variances_
         return (features - middle) @ precise.T - 0.5 * ((self.means_ - middle) * precise).sum(
@@ -242,7 +242,7 @@ def _affinity(neighbors: np.ndarray, similarities: np.ndarray, n_others: int) ->
 
 
 def _most_confident(shares: np.ndarray, n_confident: int) -> np.ndarray:
-    """The largest `n_confident` shares in each class; zero in place of the others."""
+    """The `n_confident` largest shares in each class; the others set to zero."""
     n_confident = min(n_confident, len(shares))
     rows = np.argpartition(-shares, n_confident - 1, axis=0)[:n_confident]
     kept = np.zeros_like(shares)
@@ -251,7 +251,7 @@ def _most_confident(shares: np.ndarray, n_confident: int) -> np.ndarray:
 
 
 def _weighted_means(features: np.ndarray, shares: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Means of the classes, of unit length; a class that has no image keeps its own."""
+    """Class means of unit length; a class without images keeps its previous mean."""
     sums = shares.T @ features
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return np.where(lengths > _TINY, sums / np.maximum(lengths, _TINY), before)

@@ -1,4 +1,4 @@
-"""UPL: the surest images among those predicted as each class, chosen once."""
+"""UPL: the most confident images among those predicted as each class, chosen once."""
 
 from __future__ import annotations
 
@@ -25,68 +25,68 @@ __all__ = ["UPLClassifier"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SurestPredictions(PeerSelfTraining):
-    """The surest of the images that the frozen model predicts as each class.
+    """The most confident of the images that the frozen model predicts as each class.
 
     Parameters
     ----------
     top_k : int
-        Images of a class; fewer where fewer are predicted as it.
+        Number of images per class; fewer if fewer are predicted as the class.
     """
 
     top_k: int
 
     def start(self) -> SelfTrainingState:
-        """Choose them, once."""
+        """Choose these images once."""
         probabilities = self.probabilities(self.zero_shot_logits())
         chosen = self.for_all_images(top_k_pseudo_labels(probabilities, self.top_k))
         return SelfTrainingState.before_training(chosen, len(self.text_features))
 
 
 class UPLClassifier(SelfTrainedClassifier):
-    """Train on the surest images among those that zero-shot predicts as each class.
+    """Train on the most confident zero-shot predictions of each class.
 
-    UPL (unsupervised prompt learning): an image is pseudolabeled as its most probable class, and
-    of each class the `top_k` most confident ones are kept throughout the training. A class that
-    nothing is predicted as has none.
+    UPL (unsupervised prompt learning): images are pseudolabeled with their most probable class,
+    and the `top_k` most confident ones of each class are kept throughout training. A class that is
+    never predicted has no pseudolabels.
 
     Parameters
     ----------
     paradigm : {"ul", "ssl", "trzsl"}, default="ul"
         How labels are used, see :class:`~capkit.CAPClassifier`.
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
-        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are not
-        looked at where a ConceptSpace is given.
+        Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next are
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or adapters
-        alone.
+        What is trained, see :class:`~capkit.CAPClassifier`: prompts without adapters, or only
+        adapters.
     top_k : int, default=16
-        Images of a class.
+        Number of images per class.
     checkpoint_dir : path or None, default=None
-        Folder in which the state of the training is written after every epoch, see
+        Folder in which the training state is saved after every epoch, see
         :class:`~capkit.CAPClassifier`.
     callbacks : sequence of skorch callbacks or None, default=None
-        Objects that watch the training, see :class:`~capkit.CAPClassifier`.
+        Objects that observe the training, see :class:`~capkit.CAPClassifier`.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_devices : int, default=1
-        Processes that train together.
+        Number of processes that train together.
     random_state : int, RandomState instance or None, default=None
-        Fixes first weights, batches and views.
+        Determines initial weights, batches and views.
     verbose : int, default=0
         Above 0, progress bars are shown.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     pseudo_labels_ : ndarray of shape (n_images,), dtype int64
@@ -94,17 +94,17 @@ class UPLClassifier(SelfTrainedClassifier):
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         Class features after training, unit rows, in the order of `class_names_`.
     history_ : list of dict
-        Numbers of each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
-        pseudolabels of each class (``class_counts``) and their evenness (``class_balance``), and
+        Numbers for each epoch: ``loss`` and its parts, the ``learning_rate``, the number of
+        pseudolabels for each class (``class_counts``) and their evenness (``class_balance``), and
         the number of main samples (``n_main``).
     paradigm_ : str
         Paradigm of the fit.
     tuning_ : Tuning
-        What `tuning` stood for, with one branch.
+        The tuning object that `tuning` resolved to, with one branch.
     seed_ : int
-        What `random_state` stood for.
+        The seed that `random_state` resolved to.
     backbone_name_ : str or None
-        Name of the backbone behind the features; None where they were given without.
+        Name of the backbone that made the features; None if they were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
     logit_scale_ : float
@@ -112,14 +112,14 @@ class UPLClassifier(SelfTrainedClassifier):
 
     See Also
     --------
-    FPLClassifier : Takes equally many images of each class, whatever they are predicted as.
+    FPLClassifier : Takes the same number of images for each class, whatever they are predicted as.
 
     Notes
     -----
-    From the paper's description, not from its code: it trains text prompts in place of names,
-    and averages the predictions of several prompts and of pseudolabels by several models; here it
-    is one model, trained as `tuning` says. The paper has no labels; here labeled images, where
-    there are any, train as a stream of their own.
+    Implemented from the paper's description, not from its code. The paper trains text prompts that
+    replace the template, uses pseudolabels from several models, and averages the predictions of
+    several prompts; here there is one model, trained as `tuning` says. The paper uses no labels;
+    here labeled images, if there are any, are a separate training stream.
 
     References
     ----------

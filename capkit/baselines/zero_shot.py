@@ -1,4 +1,4 @@
-"""The vision-language model as it is."""
+"""The vision-language model without adaptation."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ class ZeroShotClassifier(ImageClassifier):
     """Classify images by the class text that is most similar, without any training.
 
     Takes images, or the :class:`~capkit.ConceptSpace` of the steps before it in a
-    :class:`~sklearn.pipeline.Pipeline`; behind :class:`~capkit.ConceptAligner` it classifies by
+    :class:`~sklearn.pipeline.Pipeline`; after :class:`~capkit.ConceptAligner` it classifies with
     the aligned texts.
 
     Parameters
     ----------
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next two are
-        not looked at where a ConceptSpace is given.
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded: templates, batch size, cache. None is a
+        How images and class names are encoded: templates, batch size, cache. None means a
         :class:`~capkit.CLIPEncoder` with its defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
@@ -54,7 +54,7 @@ class ZeroShotClassifier(ImageClassifier):
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits.
     backbone_name_ : str or None
-        Name of the model; None where features were given without one.
+        Name of the model; None if features were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
 
@@ -94,12 +94,12 @@ class ZeroShotClassifier(ImageClassifier):
         self.verbose = verbose
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
-        self._make_encoder()  # raises where its settings contradict the classifier's
+        self._make_encoder()  # raises if its settings contradict the classifier's
 
     def _encode(
         self, images: ConceptSpace | ImageSource, class_names: tuple[str, ...]
     ) -> ConceptSpace:
-        """Encode the classes alone, as nothing is learned from the images."""
+        """Encode only the classes, because nothing is learned from the images."""
         if isinstance(images, ConceptSpace):
             return images
         encoder = self._make_encoder().set_params(class_names=class_names).fit(images)

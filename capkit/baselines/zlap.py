@@ -1,4 +1,4 @@
-"""ZLaP: labels of the texts, propagated through the nearest neighbours."""
+"""ZLaP: labels propagated from the texts through nearest neighbours."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ZLaPClassifier"]
 
-# Of the residual, relative to the right side.
+# Tolerance of the residual, relative to the right-hand side.
 _TOLERANCE = 1e-8
-# Score of a class that no path of the graph leads to.
+# Score of a class that no path in the graph leads to.
 _TINY = 1e-30
 
 
@@ -33,61 +33,62 @@ class ZLaPClassifier(ImageClassifier):
     r"""Classify images by labels that spread from the texts through nearest neighbours.
 
     ZLaP: texts and images are the nodes of a graph, in which each image has edges to its nearest
-    images and to its nearest texts. The two are searched for apart, as every image is closer to
-    other images than to any text. An edge weighs ``max(0, u . v) ** gamma``; a weight is counted
-    from both ends, ``W = A + A.T``, and scaled by the nodes' degrees ``D``. Scores ``F`` of all
-    nodes solve
+    images and to its nearest texts. The two searches are separate, because every image is closer
+    to other images than to any text. The weight of an edge is ``max(0, u . v) ** gamma``. Edges
+    count from both ends, ``W = A + A.T``, and are normalised by the nodes' degrees ``D``. The
+    scores ``F`` of all nodes solve
 
     .. math:: (I - \alpha D^{-1/2} W D^{-1/2}) F = Y
 
-    in which ``Y`` is one for each text and its own class, and else zero.
+    where ``Y`` is one for each text and its class, and zero otherwise.
 
     Parameters
     ----------
     class_names : sequence of str or None, default=None
-        Names of the classes; here or at :meth:`fit`.
+        Names of the classes; pass them here or to :meth:`fit`.
     backbone : str or path, default="auto"
         Name of the model, see :func:`~capkit.backbones.load_backbone`. This and the next two are
-        not looked at where a ConceptSpace is given.
+        ignored if a ConceptSpace is given.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded. None is a :class:`~capkit.CLIPEncoder` with its
+        How images and class names are encoded. None means a :class:`~capkit.CLIPEncoder` with its
         defaults.
     device : str, default="auto"
-        ``"auto"`` is CUDA where there is a device, else Apple's GPU (MPS), else the CPU.
+        ``"auto"`` means CUDA if there is a device, else Apple's GPU (MPS), else the CPU.
     n_neighbors : int, default=5
-        ``k``, nearest images and nearest texts of each image, at least 1.
+        ``k``, number of nearest images and of nearest texts of each image, at least 1.
     gamma : float, default=5.0
         Exponent of similarities, above 0.
     alpha : float, default=0.3
-        How far labels spread, in (0, 1): the smaller, the more an image's own texts count alone.
+        How far labels spread, in (0, 1). The smaller it is, the more an image's own nearest texts
+        decide.
     verbose : int, default=0
         Above 0, a progress bar is shown while images are encoded.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: names or indices, as in `y`; names where there was none. The columns
-        of :meth:`predict_proba` are in this order.
+        Labels, sorted: names or indices, as in `y`; names if there was no `y`. The columns of
+        :meth:`predict_proba` are in this order.
     class_names_ : tuple of str
-        Names of the classes, in the order that was given.
+        Names of the classes, in the order in which they were given.
     n_features_in_ : int
         Width ``d`` of the features.
     text_scores_ : ndarray of shape (n_classes, n_classes), dtype float32
         ``F`` of the texts, columns in the order of `class_names_`.
     image_scores_ : ndarray of shape (n_images, n_classes), dtype float32
-        ``F`` of the images that were fitted to.
+        ``F`` of the training images.
     text_degrees_ : ndarray of shape (n_classes,)
         ``D`` of the texts.
     image_degrees_ : ndarray of shape (n_images,)
         ``D`` of the images.
     image_features_ : ndarray of shape (n_images, d), dtype float32
-        Features of these images: new ones look for their neighbours among them.
+        Features of the training images, among which new images find their neighbours.
     text_features_ : ndarray of shape (n_classes, d), dtype float32
         Unit rows, in the order of `class_names_`.
     logit_scale_ : float
         ``s``, the factor between cosine similarities and logits. Not used.
     backbone_name_ : str or None
-        Name of the model; None where features were given without one.
+        Name of the model; None if features were given without one.
     backbone_id_ : str or None
         Fingerprint of its configuration and weights.
 
@@ -97,19 +98,18 @@ class ZLaPClassifier(ImageClassifier):
 
     Notes
     -----
-    This is written from the method as the paper describes it, not from its code. The graph of
-    texts and images and the system of equations are the paper's; the defaults are those of the
-    example in the authors' repository. Taken to be the paper's, but not checked against it: the
-    separate searches, the exponent for both kinds of edges and applied to the similarities as
-    they are, and counting an edge twice that is found from both ends.
+    Implemented from the paper's description of the method, not from its code. The graph of texts
+    and images and the system of equations are the paper's; the defaults are from the example in
+    the authors' repository. Some details are assumed to match the paper but were not checked
+    against it: the separate searches, the exponent for both kinds of edges and its use on the
+    unmodified similarities, and counting an edge twice if it is found from both ends.
 
-    A new image is given an edge to each of its neighbours, without any of these noticing: its
-    scores are the right side of the same equation, ``f = alpha * sum_j w_j / sqrt(d d_j) F_j``
-    with ``d = sum_j w_j``. The paper solves the dual problem for a new image and makes it
-    sparse; how it scales the new edges is not known here. Images that were fitted to, known
-    again by their features, keep theirs.
+    A new image gets an edge to each of its neighbours, whose scores do not change. Its own scores
+    follow from the same equation, ``f = alpha * sum_j w_j / sqrt(d d_j) F_j`` with ``d = sum_j
+    w_j``. The paper solves the dual problem for a new image and makes it sparse; how it scales the
+    new edges is not known here. Training images, recognised by their features, keep theirs.
 
-    Probabilities are scores divided by their sum, which are far from certain even where they are
+    Probabilities are scores divided by their sum; they are far from 1 even if the prediction is
     right.
 
     References
@@ -157,7 +157,7 @@ class ZLaPClassifier(ImageClassifier):
         self.verbose = verbose
 
     def _check_settings(self, images: ConceptSpace | ImageSource) -> None:
-        self._make_encoder()  # raises where its settings contradict the classifier's
+        self._make_encoder()  # raises if its settings contradict the classifier's
 
     def _fit_space(self, space: ConceptSpace, labels: np.ndarray) -> None:
         self.text_features_ = space.text_features

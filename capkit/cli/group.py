@@ -1,4 +1,4 @@
-"""Commands whose errors and warnings are one line, and what stands below their help."""
+"""Commands whose errors and warnings take one line, and the text below their help."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import click
 
 __all__ = ["SOME_UNREADABLE", "Commands", "epilog"]
 
-# Exit codes beside 0 and 1 (it failed); 2 is click's, of arguments that cannot be.
+# Exit codes besides 0 and 1 (failed); 2 is click's, for invalid arguments.
 SOME_UNREADABLE = 3
 _INTERRUPTED = 130
 
 _EXIT_CODES = (
-    "Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 done, but for files that could not be "
-    "read; 130 interrupted."
+    "Exit codes: 0 done; 1 failed; 2 invalid arguments; 3 done, but some files could not be read; "
+    "130 interrupted."
 )
 
 

@@ -51,12 +51,12 @@ classes_option = click.option(
     "--classes",
     type=FILE,
     required=True,
-    help="Text file with the name of a class on each line.",
+    help="Text file with one class name per line.",
 )
 format_option = click.option(
     "--format",
     type=click.Choice(_FORMATS),
-    help="Of the labels. [default: by the suffix of --out: .csv or .parquet]",
+    help="Format of the labels. [default: by the suffix of --out: .csv or .parquet]",
 )
 
 tuning_option = click.option(
@@ -64,7 +64,7 @@ tuning_option = click.option(
     type=click.Choice(["auto", "adapter", "prompt"]),
     default="auto",
     show_default=True,
-    help="adapter: seconds; prompt: wants a GPU; auto: prompt where there is one.",
+    help="adapter: takes seconds; prompt: needs a GPU; auto: prompt if there is a GPU.",
 )
 
 
@@ -122,11 +122,11 @@ def reading_options(function: Any) -> Any:
             click.option(
                 "--cache",
                 type=click.Path(file_okay=False, path_type=Path),
-                help="Folder for features, so that a second run reads no image again.  "
-                "[default: a folder for caches of the system]",
+                help="Cache folder for features; a second run does not read the images again.  "
+                "[default: in the system's cache folder]",
             ),
-            click.option("--no-cache", is_flag=True, help="Keep no features."),
-            click.option("--quiet", is_flag=True, help="No progress bars."),
+            click.option("--no-cache", is_flag=True, help="Do not cache features."),
+            click.option("--quiet", is_flag=True, help="Show no progress bars."),
         )
     ):
         function = option(function)
@@ -149,7 +149,7 @@ def model_options(function: Any) -> Any:
                 multiple=True,
                 default=["a photo of a {}"],
                 show_default=True,
-                help="Text for a class, {} its name; several are averaged.",
+                help="Text for a class, with {} for its name; several texts are averaged.",
             ),
         )
     ):

@@ -1,4 +1,4 @@
-"""What the command line does, a function for each command, for those who write Python."""
+"""The commands of the command line as Python functions."""
 
 from capkit.commands.compare import compare_folder
 from capkit.commands.demo import Demo, run_demo

@@ -40,7 +40,7 @@ class EncodedFolder:
     space : ConceptSpace
         A row for each image that could be read.
     unreadable : mapping of str to str
-        Name of each file that could not be read, and why.
+        Name of each file that could not be read, with the reason.
     """
 
     files: ImageFiles
@@ -49,7 +49,7 @@ class EncodedFolder:
 
     @property
     def rows(self) -> np.ndarray:
-        """Position among the files of each row of the space, shape (n_read,)."""
+        """For each row of the space, its position among the files; shape (n_read,)."""
         rows = self.space.sample_indices
         return np.arange(len(self.files)) if rows is None else rows
 
@@ -61,7 +61,7 @@ class EncodedFolder:
 
 
 def names_of_classes(class_names: Sequence[str] | str | os.PathLike) -> tuple[str, ...]:
-    """Class names that are given, or those in a file.
+    """Class names, as given or read from a file.
 
     Parameters
     ----------
@@ -81,14 +81,14 @@ def encode_folder(
     class_names: Sequence[str],
     encoder: CLIPEncoder | None = None,
 ) -> EncodedFolder:
-    """Encode all images of a folder that can be read.
+    """Encode all readable images of a folder.
 
     Parameters
     ----------
     photos : path or ImageFiles
     class_names : sequence of str
     encoder : CLIPEncoder or None, default=None
-        None is one with its defaults and progress bars.
+        None means one with its defaults and progress bars.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def encode_folder(
 
 
 def _register_heif() -> None:
-    """Let Pillow read the photos of iPhones, where pillow-heif is installed."""
+    """Let Pillow read iPhone photos, if pillow-heif is installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -144,7 +144,7 @@ def tabulate(
     *,
     given: np.ndarray | None = None,
 ) -> LabelTable:
-    """Labels of all files of a folder, also of those that could not be read.
+    """Labels of all files in a folder, including those that could not be read.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def tabulate(
         Indices into the class names.
     doubts : sequence of str of length n_read
     given : ndarray of shape (n_read,), bool, or None, default=None
-        Whether a label was given by a person, who is sure.
+        Whether a label was given by a person; its confidence is then 1.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def tabulate(
 
 
 def check_can_be_written(*paths: str | os.PathLike | None) -> None:
-    """Find before any work that a file could not be written after it.
+    """Check before any work that the output files can be written.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def check_can_be_written(*paths: str | os.PathLike | None) -> None:
     Raises
     ------
     OSError
-        If the folder of a file is not there or cannot be written, or a folder stands in its place.
+        If the folder of a file does not exist or is not writable, or the path is a folder.
     ValueError
         If two files are the same.
     """

@@ -1,4 +1,4 @@
-"""Try labeling without any photos of one's own: handwriting, for a model of print."""
+"""A demo of labeling without photos of your own: handwriting, with a model of printed text."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["Demo", "run_demo"]
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """What :func:`run_demo` made.
+    """Result of :func:`run_demo`.
 
     Attributes
     ----------
     photos : Path
-        Folder with a picture of each digit that was written by hand.
+        Folder with the pictures of handwritten digits.
     class_names : Path
-        File with a name a line.
+        File with one class name per line.
     labeling : Labeling
-        With a report, labels and a model beside them.
+        Result of the labeling; report, labels and model are in the same folder.
     accuracy_before : float
-        Share of the pictures that are labeled right by the names alone.
+        Accuracy with the class names alone.
     accuracy_after : float
-        The same in the end. True labels were used for nothing else.
+        Accuracy after adaptation. True labels are only used for these two numbers.
     """
 
     photos: Path
@@ -45,13 +45,13 @@ class Demo:
 def run_demo(folder: str | os.PathLike = "capkit-demo", *, verbose: int = 1) -> Demo:
     """Write pictures of handwritten digits into a folder, and label them.
 
-    With the small model that comes with capkit, which has only ever seen print: nothing is
-    downloaded.
+    It uses the small model that comes with capkit, which was trained only on printed characters;
+    nothing is downloaded.
 
     Parameters
     ----------
     folder : path, default="capkit-demo"
-        Made if it is not there.
+        Created if it does not exist.
     verbose : int, default=1
         Above 0, progress bars are shown.
 

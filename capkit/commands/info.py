@@ -1,4 +1,4 @@
-"""What is installed, and what it can do: for a question to others, and for their answer."""
+"""What is installed and what it can do, for questions and bug reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe_installation() -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        What, and how it is.
+        Names and values.
 
     Examples
     --------

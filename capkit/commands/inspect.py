@@ -1,4 +1,4 @@
-"""Look at a folder of photos before anything is trained: which classes will be trouble."""
+"""Inspect a folder of photos before any training: which classes will be difficult."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ __all__ = ["Inspection", "inspect_folder"]
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What :func:`inspect_folder` found.
+    """Result of :func:`inspect_folder`.
 
     Attributes
     ----------
     class_names : tuple of str
     counts : ndarray of shape (n_classes,), int
-        Number of images that are of each class by its name alone.
+        Number of images predicted as each class by the names alone.
     confidence : ndarray of shape (n_classes,), dtype float64
-        Mean probability of these; NaN where there is none.
+        Mean probability of these predictions; NaN if there are none.
     mismatched : tuple of str
         Classes whose name does not fit their images.
     confusions : ndarray of shape (n_classes, n_classes), dtype float64
-        Number of images that may be confused between each two classes, see
+        Expected number of images confused between each pair of classes, see
         :func:`capkit.metrics.expected_confusions`.
     n_images : int
         Number of images that could be read.
     unreadable : mapping of str to str
-        Name of each file that could not be read, and why.
+        Name of each file that could not be read, with the reason.
     other_files : mapping of str to int
-        Number of files in the folder that are no images, by suffix.
+        Number of files in the folder that are not images, by suffix.
     report : Path or None
-        The page that was written.
+        The report, if one was written.
     """
 
     class_names: tuple[str, ...]
@@ -58,7 +58,7 @@ class Inspection:
     report: Path | None
 
     def confused_pairs(self, n: int = 10) -> list[tuple[str, str, float]]:
-        """The pairs of classes between which most images may be confused.
+        """The pairs of classes with the most expected confusions.
 
         Parameters
         ----------
@@ -97,13 +97,13 @@ def inspect_folder(
     photos : path
         Folder of images.
     class_names : sequence of str, or path
-        Names of the classes, or a text file with a name a line.
+        Names of the classes, or a text file with one name per line.
     report : path or None, default=None
-        File for a page with pictures; None writes none.
+        File for an HTML report with pictures; None writes none.
     encoder : CLIPEncoder or None, default=None
-        How images are encoded, and with which backbone. None is one with its defaults.
+        How images are encoded, and with which backbone. None means one with its defaults.
     detector : MismatchDetector or None, default=None
-        None is one with its defaults and ``random_state=0``.
+        None means one with its defaults and ``random_state=0``.
 
     Returns
     -------
@@ -112,9 +112,9 @@ def inspect_folder(
     Raises
     ------
     OSError
-        If a file is not there, or cannot be read or written.
+        If a file does not exist, or cannot be read or written.
     ClassNamesError
-        If the class names cannot be right.
+        If the class names are invalid.
     ValueError
         If there is no image in the folder.
     BackboneError

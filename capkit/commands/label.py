@@ -36,32 +36,32 @@ from capkit.report import ReportContent, write_report
 __all__ = ["Labeling", "label_folder"]
 
 _AUTO = "auto"
-# Classes that must have a label before the labels can be learned from.
+# Number of classes that must have labels before the labels can be used for learning.
 _FEWEST_LABELED_CLASSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Labeling:
-    """What :func:`label_folder` made.
+    """Result of :func:`label_folder`.
 
     Attributes
     ----------
     table : LabelTable
-        A row for each file.
+        One row per file.
     classifier : CAPClassifier
-        Fitted; its :meth:`~capkit.CAPClassifier.save` is what `model` has.
+        The fitted classifier, saved to `model` by :meth:`~capkit.CAPClassifier.save`.
     unreadable : mapping of str to str
-        Name of each file that could not be read, and why.
+        Name of each file that could not be read, with the reason.
     other_files : mapping of str to int
-        Number of files in the folder that are no images, by suffix.
+        Number of files in the folder that are not images, by suffix.
     n_given : int
-        Number of labels that were given.
+        Number of images whose label was given.
     written : tuple of Path
         Files with the labels.
     report : Path or None
-        The page, where one was written.
+        The report, if one was written.
     model : Path or None
-        The classifier's file, where one was written.
+        The classifier's file, if one was written.
     """
 
     table: LabelTable
@@ -89,34 +89,34 @@ def label_folder(
 ) -> Labeling:
     """Label all images of a folder: adapt to them, and write labels, a report and the model.
 
-    Bad input, and a file that could not be written, are found before any work starts.
+    Invalid input and output files that cannot be written are found before any work starts.
 
     Parameters
     ----------
     photos : path
         Folder of images, see :func:`capkit.image_files.find_images`.
     class_names : sequence of str, or path
-        Names of the classes, or a text file with a name a line.
+        Names of the classes, or a text file with one name per line.
     out : path
         File for the labels.
     labels : sequence of path, default=()
-        Tables of labels that are known, with columns ``path`` and ``label``; later ones overrule
-        earlier ones. Such labels are written as they are.
+        Tables of known labels, with columns ``path`` and ``label``; later ones override earlier
+        ones. Known labels are never changed.
     paradigm : {"auto", "ul", "ssl", "trzsl"}, default="auto"
-        How labels are learned from, see :class:`~capkit.CAPClassifier`. ``"auto"`` is ``"ssl"``
-        where images of at least two classes are labeled, and some are not, else ``"ul"``.
+        How labels are used, see :class:`~capkit.CAPClassifier`. ``"auto"`` means ``"ssl"`` if
+        images of at least two classes are labeled and some images are not, otherwise ``"ul"``.
     report : path or None, default="auto"
-        File for the report. ``"auto"`` is `out` with the suffix ``.html``; None writes none.
+        File for the report. ``"auto"`` means `out` with the suffix ``.html``; None writes none.
     model : path or None, default="auto"
-        File for the classifier. ``"auto"`` is `out` with the suffix ``.capkit``; None writes
+        File for the classifier. ``"auto"`` means `out` with the suffix ``.capkit``; None writes
         none.
     format : {"csv", "parquet", "label-studio", "fiftyone"} or None, default=None
-        Of `out`; None tells it from the suffix, see :func:`capkit.labels.write_labels`.
+        Format of `out`; None means by its suffix, see :func:`capkit.labels.write_labels`.
     encoder : CLIPEncoder or None, default=None
-        How images are encoded, and with which backbone. None is one with its defaults.
+        How images are encoded, and with which backbone. None means one with its defaults.
     classifier : CAPClassifier or None, default=None
-        What is fitted, but for its paradigm and encoder. None is one with its defaults,
-        ``random_state=0`` and progress bars.
+        The classifier to fit; its paradigm and encoder are replaced. None means one with its
+        defaults, ``random_state=0`` and progress bars.
 
     Returns
     -------
@@ -125,9 +125,9 @@ def label_folder(
     Raises
     ------
     OSError
-        If a file is not there, or cannot be read or written.
+        If a file does not exist, or cannot be read or written.
     ClassNamesError, LabelError
-        If the class names or the labels cannot be right.
+        If the class names or the labels are invalid.
     ValueError
         If there is no image in the folder, or arguments contradict each other.
     BackboneError
@@ -157,8 +157,8 @@ def label_folder(
     """
     files, names = find_images(photos), names_of_classes(class_names)
     known = _read_known(labels, files, names)
-    out, report = Path(out), _beside(out, report, ".html")
-    model = _beside(out, model, ".capkit")
+    out = Path(out)
+    report, model = _beside(out, report, ".html"), _beside(out, model, ".capkit")
     format = format_of(out) if format is None else format
     check_format(format, names)
     check_can_be_written(out, report, model)
@@ -223,7 +223,7 @@ def _fit(
 def _judge(
     classifier: CAPClassifier, encoded: EncodedFolder, known: np.ndarray
 ) -> tuple[LabelTable, ReportContent]:
-    """Labels with their doubts, and what the report shows."""
+    """Labels with their doubts, and the content of the report."""
     content = ReportContent.from_classifier(
         classifier,
         encoded.space,

@@ -22,16 +22,16 @@ __all__ = ["Prediction", "predict_folder"]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What :func:`predict_folder` made.
+    """Result of :func:`predict_folder`.
 
     Attributes
     ----------
     table : LabelTable
-        A row for each file.
+        One row per file.
     unreadable : mapping of str to str
-        Name of each file that could not be read, and why.
+        Name of each file that could not be read, with the reason.
     other_files : mapping of str to int
-        Number of files in the folder that are no images, by suffix.
+        Number of files in the folder that are not images, by suffix.
     written : tuple of Path
         Files with the labels.
     """
@@ -51,24 +51,24 @@ def predict_folder(
     backbone: str | os.PathLike | None = None,
     encoder: CLIPEncoder | None = None,
 ) -> Prediction:
-    """Label all images of a folder with a classifier that was saved; nothing is trained.
+    """Label all images of a folder with a saved classifier; nothing is trained.
 
     Parameters
     ----------
     model : path
-        What :func:`label_folder` or :meth:`capkit.CAPClassifier.save` wrote.
+        File written by :func:`label_folder` or :meth:`capkit.CAPClassifier.save`.
     photos : path
         Folder of images.
     out : path
         File for the labels.
     format : {"csv", "parquet", "label-studio", "fiftyone"} or None, default=None
-        Of `out`; None tells it from the suffix.
+        Format of `out`; None means by its suffix.
     backbone : str or path or None, default=None
-        Where the model's backbone is now, if its name or path no longer leads to it, see
+        New name or path of the model's backbone, if the old one no longer works, see
         :meth:`capkit.CAPClassifier.load`.
     encoder : CLIPEncoder or None, default=None
-        How images are read: its device, batch size, cache and the like. The backbone and the
-        template are those of the model.
+        How images are read: device, batch size, cache and so on. The backbone and the template are
+        those of the model.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def predict_folder(
     Raises
     ------
     OSError
-        If a file is not there, or cannot be read or written.
+        If a file does not exist, or cannot be read or written.
     ValueError
-        If `model` is no saved classifier, or there is no image in the folder.
+        If `model` is not a saved classifier, or there is no image in the folder.
     BackboneError
         If the model's backbone cannot be loaded.
 
@@ -119,7 +119,7 @@ def predict_folder(
 
 
 def _in_order_of_names(classifier: CAPClassifier, probabilities: np.ndarray) -> np.ndarray:
-    """Columns in the order of the class names, in place of that of the sorted labels."""
+    """Reorder columns from the order of the sorted labels to that of the class names."""
     labels = classifier.classes_.tolist()
     if not isinstance(labels[0], str):
         return probabilities  # indices into the names are sorted as these are

@@ -1,4 +1,4 @@
-"""The yardstick: what several methods make of a user's own images, and what they cost."""
+"""Comparing several methods on a user's own images: quality and cost."""
 
 from capkit.comparison.methods import all_methods
 from capkit.comparison.protocol import compare

@@ -1,4 +1,4 @@
-"""The methods that a comparison has without being told."""
+"""The methods that a comparison includes by default."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = ["all_methods"]
 
 
 def all_methods(tuning: Tuning | str = "auto") -> dict[str, BaseEstimator]:
-    """Every method of capkit by its name: peers, CAP as in the paper, and CAP by default.
+    """Every method of capkit by name: baselines, CAP as in the paper, and CAP with its defaults.
 
     Parameters
     ----------
     tuning : {"auto", "prompt", "adapter"} or Tuning, default="auto"
-        Of the methods that train: the same for all.
+        Tuning of all methods that train.
 
     Returns
     -------
     dict of str to estimator
-        For :func:`capkit.compare`; those that train last.
+        Methods for :func:`capkit.compare`; those that train come last.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The picture of a comparison."""
+"""The plot of a comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PANELS = {
     "memory": "memory (MiB)",
 }
 _COSTS = ("seconds", "memory")
-# Okabe and Ito's, which the colour-blind tell apart; each has a shape as well.
+# Okabe and Ito's colours, which are safe for the colour-blind; each has a shape as well.
 _COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -38,14 +38,14 @@ _ROW_SHARE = 0.7  # of the height of a method's row that its groups share
 
 
 def draw(table: pd.DataFrame, zero_shot: str | None) -> Figure:
-    """Draw a panel for each measure.
+    """Draw one panel per measure.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Of one kind of images.
+        Table for one kind of images.
     zero_shot : str or None
-        Method whose means are lines.
+        Method whose means are drawn as lines.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def _draw_group(
     number: int,
     n_groups: int,
 ) -> None:
-    """A dot a seed and a bar at the mean of each method, for one data set and paradigm."""
+    """One dot per seed and a bar at each method's mean, for one data set and paradigm."""
     values = part[measure] * (1 if measure in _COSTS else 100)
     places = part["method"].map(methods.index) + _ROW_SHARE * ((number + 0.5) / n_groups - 0.5)
     colour, marker = _COLOURS[number], _MARKERS[number]

@@ -1,4 +1,4 @@
-"""Compare methods on a user's own images: the yardstick of whether adapting is worth it."""
+"""Comparing methods on a user's own images, to see whether adaptation helps."""
 
 from __future__ import annotations
 
@@ -57,75 +57,76 @@ def compare(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> Comparison:
-    """Measure what several methods make of the same images, and what they cost.
+    """Compare several methods on the same images: how good they are, and what they cost.
 
-    Images are encoded once, for all. Each seed draws new images that no method sees, the labels
-    that a paradigm shows, and what the methods draw themselves; all methods get the same.
+    Images are encoded once for all methods. Each seed determines the held-out images, the labels
+    that a paradigm reveals, and the methods' own randomness; it is the same for all methods.
 
     Parameters
     ----------
     estimators : mapping of str to estimator, sequence of (str, estimator), or None
-        The methods by name; None are those of :func:`capkit.comparison.all_methods`. They are
-        classifiers of capkit, or of scikit-learn, which learn from the labeled images' features
-        alone and so have no part in ``ul``; or Pipelines that start behind CLIPEncoder. They are
-        cloned; their parameters `paradigm` and `random_state`, also those of estimators that are
-        parameters, are set. Parameters of encoding are not looked at.
+        The methods by name; None means those of :func:`capkit.comparison.all_methods`. They can be
+        capkit classifiers, Pipelines of the steps after CLIPEncoder, or scikit-learn classifiers;
+        the latter learn only from the features of the labeled images and so are left out in
+        ``ul``. Estimators are cloned, and their parameters `paradigm` and `random_state` are set,
+        in nested estimators too. Parameters for encoding are ignored.
     X : sequence of images of length n_images, or ConceptSpace
-        As :class:`~capkit.CLIPEncoder` takes them, or its output.
+        Input of :class:`~capkit.CLIPEncoder`, or its output.
     y : sequence of length n_images
-        The true class, name or index, of every image. Methods see what a paradigm shows.
+        The true class, name or index, of every image. Methods only see the labels that a paradigm
+        reveals.
     class_names : sequence of str or None, default=None
-        Names of all classes; here or in `encoder`, if `X` is no ConceptSpace. None means the
-        names that are in `y`.
+        Names of all classes, if `X` is not a ConceptSpace; pass them here or in `encoder`. None
+        means the names that occur in `y`.
     X_test : sequence of images of length n_test, or ConceptSpace, or None, default=None
-        New images to judge on. None takes them out of `X`.
+        New images to test on. None takes them from `X`.
     y_test : sequence of length n_test or None, default=None
         Their true classes.
     test_size : float, int, callable or None, default=None
-        Share or number of images of `X` that are left out as new ones, stratified by class where
-        every class has two images; 0 leaves none out. A callable ``(y, seed) -> (rows,
-        new_rows)``, where ``y`` has indices into the class names, chooses both, as
-        :func:`capkit.model_selection.subsample_long_tail` does. None means 0.5, or 0 where
-        `X_test` is given.
+        Fraction or number of images of `X` to hold out as new images, stratified by class if every
+        class has two images; 0 holds out none. Or a callable ``(y, seed) -> (rows, new_rows)``
+        that chooses both sets of rows, where ``y`` has indices into the class names; it may use
+        :func:`capkit.model_selection.subsample_long_tail`. None means 0.5, or 0 if `X_test` is
+        given.
     paradigms : sequence of {"ul", "ssl", "trzsl"}, default=("ul",)
-        Which labels are shown, see :func:`capkit.model_selection.make_paradigm`.
+        Which labels the methods see, see :func:`capkit.model_selection.make_paradigm`.
     n_labeled : int, default=2
-        Labels of a class in ``ssl``.
+        Number of labels per class in ``ssl``.
     seen_fraction : float, default=0.62
-        Share of the classes that are seen in ``trzsl``.
+        Fraction of the classes that are seen in ``trzsl``.
     seeds : sequence of int, default=(0, 1, 2)
-        One run of each method and paradigm for each.
+        Each method and paradigm is run once per seed.
     encoder : CLIPEncoder or None, default=None
-        How images and class names are encoded, and with which backbone. None is a
+        How images and class names are encoded, and with which backbone. None means a
         :class:`~capkit.CLIPEncoder` with its defaults.
     memory : path, joblib.Memory or None, default=None
-        Folder in which finished runs are kept, so that a comparison that was stopped goes on,
-        and one that grew runs what is new. A run is known by its method, data, labels, seed,
-        kind of device, and capkit's version. Failed ones are not kept.
+        Folder in which finished runs are cached, so that an interrupted comparison resumes, and an
+        extended one only runs what is new. A run is identified by its method, data, labels, seed,
+        kind of device, and capkit's version. Failed runs are not cached.
     n_jobs : int or None, default=None
-        Number of runs at a time, see :class:`joblib.Parallel`. Seconds and memory are those of a
-        method alone only with one.
+        Number of runs in parallel, see :class:`joblib.Parallel`. The measured time and memory are
+        those of a single method only if runs are not parallel.
     verbose : int, default=0
         Above 0, progress bars are shown.
 
     Returns
     -------
     Comparison
-        Its `table` has a row for each method, paradigm, seed and kind of images. A run that
-        failed has the error there, and a warning; the others go on.
+        Its `table` has a row for each method, paradigm, seed and kind of images. If a run fails,
+        its row has the error and a warning is issued; the other runs continue.
 
     Raises
     ------
     ClassNamesError, LabelError
-        If the class names or the labels cannot be right, or a label is missing.
+        If the class names or the labels are invalid, or a label is missing.
     TypeError, ValueError
-        If arguments contradict each other, or cannot be used.
+        If arguments contradict each other or are invalid.
     ImportError
         If pandas or psutil is missing (``python -m pip install "capkit-clip[compare]"``).
 
     See Also
     --------
-    capkit.baselines : Methods to compare with.
+    capkit.baselines : Baselines.
     capkit.comparison.all_methods : All of them.
 
     Examples
@@ -236,7 +237,7 @@ def _check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 def _pairs_to_run(
     methods: Mapping[str, BaseEstimator], paradigms: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Paradigms and the methods that can take part in each."""
+    """Pairs of a paradigm and a method that can be run in it."""
     plain = [name for name, estimator in methods.items() if needs_labels(estimator)]
     pairs = [(p, name) for p in paradigms for name in methods if p != "ul" or name not in plain]
     if not pairs:
@@ -257,7 +258,7 @@ def _warn_of_left_out(methods: Mapping[str, BaseEstimator], paradigms: Sequence[
 
 
 def _check_split(test_size: Any, X_test: object, y_test: object) -> Any:
-    """What is left out as new images; 0 where there are some already."""
+    """The resolved `test_size`; 0 if new images are given."""
     if (X_test is None) != (y_test is None):
         raise ValueError("expected X_test and y_test together, got one of them.")
     if X_test is not None:
@@ -313,7 +314,7 @@ def _class_names(
 
 
 def _read_images(X: object, y: Sequence, names: tuple[str, ...], owner: BaseEstimator) -> _Images:
-    """Images and their true classes, checked; `owner` is whom errors name."""
+    """Images and their true classes, checked; errors name `owner`."""
     if isinstance(X, ConceptSpace):
         source: ConceptSpace | ImageSource = check_concept_space(X, owner, min_images=1)
     else:
@@ -346,7 +347,7 @@ def _read_new_images(
 
 
 def _encode(images: _Images, encoder: CLIPEncoder) -> _Images:
-    """Features and labels of the images that can be read; nothing to do where X is a space."""
+    """Features and labels of the readable images; a space is returned unchanged."""
     space = images.source
     if not isinstance(space, ConceptSpace):
         space = encoder.transform(space)
@@ -417,7 +418,7 @@ class _Task(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """Measures by the kind of images they are on; none, and an error, where the run failed."""
+    """Measures by kind of images; empty, with an error, if the run failed."""
 
     rows: Mapping[str, Mapping[str, float]]
     error: str
@@ -431,7 +432,7 @@ def _run_all(
     n_jobs: int | None,
     verbose: int,
 ) -> list[_Result]:
-    """Do what is not known from before; warns of runs that failed."""
+    """Run what is not cached; warn of runs that failed."""
     folder = os.fspath(memory) if isinstance(memory, os.PathLike) else memory
     cached = check_memory(folder).cache(run, ignore=["problem"])
     prints = _fingerprints(problems)
@@ -455,7 +456,7 @@ def _run_all(
 
 
 def _fingerprints(problems: Mapping[tuple[str, int], Problem]) -> dict[tuple[str, int], str]:
-    """What decides each problem, so that its runs are known again; images by their features."""
+    """Fingerprint of each problem, by which its cached runs are found; images by features."""
     any_problem = next(iter(problems.values()))
     spaces = joblib.hash([_content(any_problem.space), _content(any_problem.new_space)])
     targets = any_problem.target, any_problem.new_target
@@ -469,7 +470,7 @@ def _fingerprints(problems: Mapping[tuple[str, int], Problem]) -> dict[tuple[str
 
 def _content(space: ConceptSpace) -> dict[str, Any]:
     values = {field.name: getattr(space, field.name) for field in dataclasses.fields(space)}
-    # Prompts are trained on images alone, so that it matters whether there are any.
+    # Prompts can only be trained on images, so it matters whether there are any.
     return values | {"images": space.images is not None, "sample_indices": None}
 
 

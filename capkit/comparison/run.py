@@ -1,4 +1,4 @@
-"""One run of a comparison: fit an estimator to images, and judge what it says of them."""
+"""One run of a comparison: fit an estimator to images and evaluate its predictions."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _SECONDS_BETWEEN_LOOKS = 0.005
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """What a method may see and what it is judged on, of one paradigm and seed.
+    """What a method sees and what it is tested on, for one paradigm and seed.
 
     Parameters
     ----------
     space, new_space : ConceptSpace
-        Where the images to adapt to and the new ones are; often the same.
+        The spaces with the images to adapt to and the new images; often the same.
     target, new_target : ndarray of shape (n,), dtype int64
-        True classes of all in it.
+        True classes of all images in these spaces.
     rows, new_rows : ndarray of int
-        Which of them they are; there may be no new ones.
+        Rows of the images to adapt to and of the new images; there may be no new images.
     labels : ndarray of shape (n_rows,), dtype int64
-        What the paradigm sees of the images to adapt to; -1 for unlabeled ones.
+        Labels of the images to adapt to that the paradigm reveals; -1 for unlabeled images.
     seen : ndarray of shape (n_seen,), dtype int64
         The seen classes of ``trzsl``, else empty.
     """
@@ -72,9 +72,10 @@ class Problem:
 
     @property
     def judged(self) -> np.ndarray:
-        """Which images to adapt to count: unlabeled ones, as a label is no achievement.
+        """Which images to adapt to are scored: the unlabeled ones.
 
-        In ``trzsl`` all, as half of its score is of classes that have no unlabeled image.
+        In ``trzsl`` all of them, because half of its score is for classes without unlabeled
+        images.
         """
         return np.ones(len(self.rows), dtype=bool) if len(self.seen) else self.unlabeled
 
@@ -89,12 +90,12 @@ class Problem:
 
 
 def needs_labels(estimator: BaseEstimator) -> bool:
-    """Whether an estimator has no part in ``ul``, where there is no label to learn from.
+    """Whether an estimator needs labels and so cannot take part in ``ul``.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        Of a Pipeline its last step is asked.
+        For a Pipeline the last step decides.
 
     Returns
     -------
@@ -107,7 +108,7 @@ def needs_labels(estimator: BaseEstimator) -> bool:
 
 
 def _takes_array(estimator: BaseEstimator, step: int) -> bool:
-    """Whether what reads (step 0) or learns (step -1) takes arrays and no ConceptSpace."""
+    """Whether the first (0) or last (-1) step takes arrays rather than a ConceptSpace."""
     return bool(get_tags(_step(estimator, step)).input_tags.two_d_array)
 
 
@@ -123,7 +124,7 @@ def _step(estimator: BaseEstimator, step: int) -> BaseEstimator:
 
 
 def prepare(estimator: BaseEstimator, paradigm: str, seed: int) -> BaseEstimator:
-    """Copy of an estimator that knows the paradigm and the seed.
+    """Copy of an estimator with the paradigm and the seed set.
 
     Parameters
     ----------
@@ -147,12 +148,12 @@ def prepare(estimator: BaseEstimator, paradigm: str, seed: int) -> BaseEstimator
 def attempt(
     run: Callable[..., Mapping], number: int, *arguments: object
 ) -> tuple[int, Mapping[str, Mapping[str, float]], str]:
-    """Call :func:`run`; an error of it ends only this run.
+    """Call :func:`run`; an error ends only this run.
 
     Parameters
     ----------
     run : callable
-        :func:`run`, or what keeps its results, which are not kept where it fails.
+        :func:`run`, or a cached version of it; failed runs are not cached.
     number : int
         Which run it is.
     *arguments : object
@@ -162,9 +163,9 @@ def attempt(
     -------
     number : int
     rows : mapping
-        Its result; empty where it failed.
+        Its result; empty if it failed.
     error : str
-        Empty where it did not.
+        Error message; empty if it did not fail.
     """
     try:
         return number, run(*arguments), ""
@@ -175,22 +176,22 @@ def attempt(
 def run(
     estimator: BaseEstimator, problem: Problem, problem_id: str, context: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
-    """Fit, predict and judge.
+    """Fit, predict and evaluate.
 
     Parameters
     ----------
     estimator : BaseEstimator
-        As :func:`prepare` leaves it.
+        Output of :func:`prepare`.
     problem : Problem
     problem_id : str
         Fingerprint of the problem, by which a cache knows it.
     context : tuple of str
-        What else decides the result, for the cache.
+        Anything else that determines the result, for the cache.
 
     Returns
     -------
     dict of str to dict of str to float
-        Measures on ``"adapted"`` images and, where there are any, on ``"new"`` ones.
+        Measures on ``"adapted"`` images and, if there are any, on ``"new"`` ones.
     """
     space, target = problem.space[problem.rows], problem.target[problem.rows]
     start = time.perf_counter()
@@ -274,12 +275,12 @@ def judge(prediction: Prediction, target: np.ndarray, seen: np.ndarray) -> dict[
     target : ndarray of shape (n_images,), dtype int64
         True classes.
     seen : ndarray of shape (n_seen,), dtype int64
-        Seen classes of ``trzsl``, whose score is the harmonic mean; else empty.
+        Seen classes of ``trzsl``, where the score is the harmonic mean; empty otherwise.
 
     Returns
     -------
     dict of str to float
-        NaN where a measure is not defined.
+        NaN for undefined measures.
     """
     predicted, confidence = prediction.classes, prediction.confidence
     right, classes = predicted == target, np.unique(target)
@@ -312,9 +313,9 @@ def _calibration_error(right: np.ndarray, confidence: np.ndarray) -> float:
 def _judge_pseudolabels(
     pseudolabels: np.ndarray, target: np.ndarray, problem: Problem
 ) -> dict[str, float]:
-    """How many labels of unlabeled images are right, and how even their classes are.
+    """Accuracy of the labels of unlabeled images, and evenness of their classes.
 
-    Even among those that unlabeled images may belong to.
+    Evenness is over the classes that unlabeled images may belong to.
     """
     found = problem.unlabeled & (pseudolabels != UNLABELED)
     right = pseudolabels[found] == target[found]
@@ -326,9 +327,9 @@ def _judge_pseudolabels(
 
 
 class PeakMemory:
-    """Largest memory in a block above that before it.
+    """Peak memory in a block, minus the memory used before it.
 
-    That on the GPU where the block takes any there, else the resident memory of the process.
+    GPU memory if the block uses any, otherwise the resident memory of the process.
 
     Attributes
     ----------

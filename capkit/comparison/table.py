@@ -1,4 +1,4 @@
-"""What a comparison found: a table, and ways to read it."""
+"""The result of a comparison: a table, and ways to read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "MEASURES", "Comparison"]
 
-# Of each measure whether more of it is better.
+# Whether higher is better, for each measure.
 MEASURES = {
     "score": True,
     "accuracy": True,
@@ -31,55 +31,58 @@ MEASURES = {
 }
 COLUMNS = ("method", "paradigm", "seed", "on", *MEASURES, "n_classes", "n_images", "error")
 
-# Those that do not depend on which images are judged.
+# Measures that do not depend on which images are scored.
 _OF_FIT = ("pseudolabel_accuracy", "pseudolabel_evenness", "seconds", "memory")
 
-# Decimals of those that are no share, which stand in tables as percentages with one.
+# Decimals of measures that are not shares; shares are shown as percentages with one decimal.
 _DECIMALS = {"seconds": 2, "memory": 0}
 
 
 class Comparison:
-    """Measures of several methods on the same images; what :func:`~capkit.compare` gives.
+    """Measures of several methods on the same images, as returned by :func:`~capkit.compare`.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        As in the attribute. A part of one, or what was read from a file, makes a Comparison too.
+        See the attribute. Some rows of a table, or a table read from a file, will do too.
     zero_shot : str or None, default=None
-        The method that is the model without adaptation, which :meth:`plot` draws as a line. None
-        means one that is called zero-shot, in any spelling.
+        The method that is the unadapted model; :meth:`plot` draws it as a line. None means the
+        method called zero-shot, in any spelling.
 
     Attributes
     ----------
     table : pandas.DataFrame
         A row for each ``method``, ``paradigm``, ``seed`` and kind of images: ``on`` is
-        ``"adapted"`` (the images that were adapted to) or ``"new"``. In ``ssl`` and ``ul`` the
-        former count unlabeled images only, in ``trzsl`` all. Shares are in [0, 1]:
+        ``"adapted"`` (the images that the method adapted to) or ``"new"``. Of the adapted images,
+        only unlabeled ones count in ``ssl`` and ``ul``, and all in ``trzsl``. Shares are in [0,
+        1]:
 
-        - ``score``: the accuracy; in ``trzsl`` the harmonic mean of that of seen and of unseen
-          classes, NaN where images of either are missing;
-        - ``accuracy``; ``mean_recall`` and ``worst_recall``: mean and least share of a class's
-          images that are predicted right, over the classes that occur;
-        - ``auc``: area under the curve of confidence against being right, and
-          ``calibration_error``: the expected one, of 15 bins; NaN without probabilities;
-        - ``pseudolabel_accuracy``: of the labels that unlabeled images were given in the fit
-          (``pseudo_labels_``), or where a method keeps none, of its predictions of them;
-          ``pseudolabel_evenness``: how evenly these fall on the classes that they can have, see
-          :func:`capkit.pseudolabels.class_balance`. These and the next two are of the fit, the
-          same on both kinds of images;
-        - ``seconds``: of fitting and predicting the images adapted to, without encoding them;
-        - ``memory``: largest one in the fit above that before it, in MiB: of the GPU where that
-          is used, else of the process. What it has at hand from fits before does not count, and
-          code that is loaded does: look at this where it is hundreds;
-        - ``n_classes``, and ``n_images`` that count;
-        - ``error``: what a run failed by, with NaN in place of the measures; else empty.
+        - ``score``: the accuracy; in ``trzsl`` the harmonic mean of the accuracies on seen and
+          unseen classes, NaN if there are no images of either;
+        - ``accuracy``; ``mean_recall`` and ``worst_recall``: mean and minimum recall over the
+          classes that occur;
+        - ``auc``: area under the ROC curve for telling right from wrong predictions by their
+          confidence; ``calibration_error``: expected calibration error with 15 bins; NaN without
+          probabilities;
+        - ``pseudolabel_accuracy``: accuracy of the labels that unlabeled images got in the fit
+          (``pseudo_labels_``), or of their predictions if a method has no pseudolabels;
+          ``pseudolabel_evenness``: how evenly these are spread over the possible classes, see
+          :func:`capkit.pseudolabels.class_balance`. These and the next two measures describe the
+          fit and are the same for both kinds of images;
+        - ``seconds``: time for fitting, and for predicting the adapted images, without encoding;
+        - ``memory``: peak memory in the fit minus the memory used before it, in MiB: of the GPU if
+          it is used, otherwise of the process. Memory that earlier fits left allocated is not
+          counted, but code loaded during the fit is, so only differences of hundreds of MiB mean
+          anything;
+        - ``n_classes``, and ``n_images``, the number of images that count;
+        - ``error``: the error of a failed run, whose measures are NaN; otherwise empty.
 
-        A comparison of several data sets has a column ``data`` as well.
+        A comparison on several data sets also has a column ``data``.
     zero_shot : str or None
 
     See Also
     --------
-    capkit.compare : Makes one.
+    capkit.compare : Runs a comparison.
 
     Examples
     --------
@@ -114,12 +117,12 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods, in the order that was given."""
+        """Names of the methods, in the order in which they were given."""
         return list(dict.fromkeys(self.table["method"]))
 
     @property
     def groups(self) -> list[str]:
-        """Columns that tell apart what methods are compared on."""
+        """Columns that distinguish the settings in which methods are compared."""
         return [name for name in ("data", "paradigm", "on") if name in self.table.columns]
 
     # -- numbers
@@ -130,15 +133,15 @@ class Comparison:
         Parameters
         ----------
         sort_by : str or None, default=None
-            Measure whose best method comes first. None leaves the order that was given.
+            Measure to sort by, best method first. None keeps the given order.
 
         Returns
         -------
         pandas.DataFrame
             Rows by data set (if several), ``paradigm``, ``on`` and ``method``; columns
             ``(measure, "mean")`` and ``(measure, "std")``, and ``("error", "count")``, the number
-            of runs that failed, which the others leave out. The deviation is that of a sample
-            (``n - 1``), NaN with one seed.
+            of failed runs, which the other columns leave out. The standard deviation is the sample
+            one (``n - 1``), NaN with one seed.
 
         Raises
         ------
@@ -161,7 +164,7 @@ class Comparison:
         return pd.concat(parts)
 
     def relative_gain(self, method: str) -> pd.DataFrame:
-        """How much better a method is than the best other one.
+        """Gain of a method over the best other method.
 
         Parameters
         ----------
@@ -170,10 +173,10 @@ class Comparison:
         Returns
         -------
         pandas.DataFrame
-            Rows by data set (if several), ``paradigm`` and ``on``. Columns ``score``, the
-            method's mean over the seeds; ``best_peer`` and ``best_peer_score``, those of the
-            other method with the largest mean; and ``gain``, ``(score - best_peer_score) /
-            best_peer_score``. NaN where the method or all others failed.
+            Rows by data set (if several), ``paradigm`` and ``on``. Columns ``score``, the method's
+            mean over the seeds; ``best_peer`` and ``best_peer_score``, the name and mean of the
+            best other method; and ``gain``, ``(score - best_peer_score) / best_peer_score``. NaN
+            if the method or all others failed.
 
         Raises
         ------
@@ -197,10 +200,10 @@ class Comparison:
         columns = {"score": means[method], "best_peer": names, "best_peer_score": best}
         return pd.DataFrame({**columns, "gain": gain})
 
-    # -- texts and pictures
+    # -- tables and plots
 
     def to_markdown(self, measure: str | Sequence[str] = "score") -> str:
-        """Table of ``mean ± deviation`` over the seeds, the best in bold.
+        """Table of ``mean ± standard deviation`` over the seeds, the best in bold.
 
         Parameters
         ----------
@@ -210,8 +213,8 @@ class Comparison:
         Returns
         -------
         str
-            A row a method; a column for each of data set (if several), paradigm, kind of images
-            (where it makes a difference) and measure (if several).
+            One row per method, and one column for each combination of data set (if several),
+            paradigm, kind of images (if it makes a difference) and measure (if several).
 
         Raises
         ------
@@ -239,16 +242,15 @@ class Comparison:
         return cells.to_markdown(index=False, disable_numparse=True, colalign=align)
 
     def plot(self, *, on: str | None = None) -> Figure:
-        """Draw accuracy, worst recall, pseudolabels, and what they cost.
+        """Draw accuracy, worst recall, pseudolabel quality, and cost.
 
-        A panel a measure, a row a method, a dot a seed, and a bar at their mean. Data sets and
-        paradigms have colours; the dashed lines are zero-shot's means.
+        One panel per measure, one row per method, one dot per seed, and a bar at the mean. Colours
+        stand for data sets and paradigms; the dashed lines are the means of zero-shot.
 
         Parameters
         ----------
         on : {"adapted", "new"} or None, default=None
-            The images that accuracy and worst recall are of. None means new ones, where there
-            are any.
+            The images for accuracy and worst recall. None means the new images, if there are any.
 
         Returns
         -------
@@ -257,8 +259,8 @@ class Comparison:
         Raises
         ------
         ValueError
-            If there are no such images, or more than eight pairs of data set and paradigm: make
-            a Comparison of a part of ``table``.
+            If there are no such images, or more than eight pairs of data set and paradigm; then
+            make a Comparison from some rows of ``table``.
         ImportError
             If matplotlib is missing.
         """
@@ -275,12 +277,12 @@ class Comparison:
 
     @classmethod
     def concat(cls, comparisons: Mapping[str, Comparison]) -> Comparison:
-        """Put comparisons on several data sets together.
+        """Combine comparisons on several data sets.
 
         Parameters
         ----------
         comparisons : mapping of str to Comparison
-            By the name of the data set, which the column ``data`` of the table gets.
+            Comparisons by the name of the data set, which goes into the column ``data``.
 
         Returns
         -------
@@ -308,7 +310,7 @@ class Comparison:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike) -> Comparison:
-        """Read what :meth:`to_csv` wrote.
+        """Read a file that :meth:`to_csv` wrote.
 
         Parameters
         ----------
@@ -336,7 +338,7 @@ def _check_measures(measures: Sequence[str]) -> None:
 
 
 def _cells(numbers: pd.DataFrame, n_failed: pd.Series, measure: str) -> dict[str, str]:
-    """What stands in a table for each method, the best in bold."""
+    """Table cells of each method, the best in bold."""
     factor = 1 if measure in _DECIMALS else 100
     decimals = _DECIMALS.get(measure, 1)
     means = (factor * numbers["mean"]).round(decimals)

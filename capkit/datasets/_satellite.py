@@ -52,7 +52,7 @@ _LOOKS = ("cool", "hard to see", "large", "nice", "small", "weird")
 
 
 def _prompts() -> tuple[str, ...]:
-    """The 106 templates, without the class's name at their end."""
+    """The 106 templates, without the class's name and the full stop at their end."""
     prompts = ["a satellite photo of a"]
     for article, noun in (("an", "aerial"), ("a", "remote sensing"), ("a", "satellite")):
         plain = f"{article} {noun} image of"
@@ -165,7 +165,7 @@ def fetch_whurs19_features(
         target=target,
         class_names=class_names,
         target_names=class_names,
-        prompts=[f"{prompt} {{}}" for prompt in prompts],
+        prompts=[f"{prompt} {{}}." for prompt in prompts],
         prompt_features=np.stack(
             [
                 _features(text, _N_CLASSES, file, width)

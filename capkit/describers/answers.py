@@ -1,4 +1,4 @@
-"""Questions to a language model and its answers, which are kept in a folder."""
+"""Questions to a language model and its answers, which are cached in a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REMNANT_SECONDS = 3600.0  # writing an answer takes a fraction of one
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked about one class: all that the answer depends on but the model's version.
+    """A question about one class: all that the answer depends on, except the model's version.
 
     Parameters
     ----------
@@ -37,11 +37,11 @@ class Question:
     n : int
         Number of descriptions.
     system : str
-        What the model is told before the prompt.
+        System prompt.
     prompt : str
-        Filled in.
+        The prompt, filled in.
     options : dict
-        Of the sampling.
+        Sampling options.
     """
 
     model: str
@@ -52,7 +52,7 @@ class Question:
     options: dict[str, Any]
 
     def schema(self) -> dict[str, Any]:
-        """JSON schema that the answer has to keep.
+        """JSON schema that the answer has to follow.
 
         Returns
         -------
@@ -72,7 +72,7 @@ class Question:
         }
 
     def identity(self) -> dict[str, Any]:
-        """Everything that makes this question another one than others, as JSON has it.
+        """Everything that distinguishes this question from others, as JSON values.
 
         Returns
         -------
@@ -129,7 +129,7 @@ def make_folder(cache_dir: str | os.PathLike) -> Path:
 
 
 def read_answer(folder: Path, question: Question) -> Answer | None:
-    """Read the kept answer to a question.
+    """Read the cached answer to a question.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def read_answer(folder: Path, question: Question) -> Answer | None:
     Returns
     -------
     Answer or None
-        None where there is none, or, with a warning in the log, none that can be used.
+        None if there is none, or, with a warning in the log, if it cannot be used.
     """
     path = _path(folder, question)
     try:
@@ -175,7 +175,7 @@ def _parse(content: bytes, question: Question) -> Answer:
 
 
 def write_answer(folder: Path, question: Question, answer: Answer) -> None:
-    """Keep an answer in place of the one that was there.
+    """Cache an answer, replacing any earlier one.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def write_answer(folder: Path, question: Question, answer: Answer) -> None:
 
 
 def remove_remnants(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote an answer have left.
+    """Remove the leftovers of processes that were killed while writing an answer.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def remove_remnants(folder: Path) -> None:
 
 
 def _checksum(record: dict[str, Any]) -> str:
-    """Of all that an entry says, so that no flipped bit passes for the model's words."""
+    """Checksum of a whole entry, so that a flipped bit is not taken for the model's words."""
     text = json.dumps(record, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

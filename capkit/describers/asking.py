@@ -1,4 +1,4 @@
-"""Asking a describer, and cleaning what it says."""
+"""Asking a describer, and cleaning its answers."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ def describe_classes(
     Parameters
     ----------
     describer : callable ``(class_name, n) -> sequence of str`` or object with ``describe``
-        ``describe(class_names, n)``, where there is one, is asked once for all classes.
+        If there is a method ``describe(class_names, n)``, it is called once for all classes.
     class_names : iterable of str
     n : int, default=8
-        Descriptions a class, at most.
+        Largest number of descriptions per class.
 
     Returns
     -------
     dict of str to list of str
-        1 to `n` descriptions of each class, as :func:`clean_descriptions` leaves them.
+        1 to `n` descriptions of each class, cleaned by :func:`clean_descriptions`.
 
     Raises
     ------
     TypeError
-        If `describer` is not one.
+        If `describer` is not a describer.
     ClassNamesError
-        If `class_names` are not str that say something.
+        If `class_names` are not non-empty str.
     DescriberError
-        If it fails, or :class:`~capkit.exceptions.DescriberAnswerError` if it says nothing usable
-        about a class. ``error.descriptions`` holds the classes answered before.
+        If the describer fails, or :class:`~capkit.exceptions.DescriberAnswerError` if it gives
+        nothing usable for a class. ``error.descriptions`` has the answers obtained before.
 
     Notes
     -----
-    The log warns of descriptions that two classes share, and of those that name another class:
-    they do not tell the classes apart, but may be right.
+    Descriptions that two classes share, or that name another class, are logged as warnings: they
+    do not distinguish the classes, but may be right.
 
     Examples
     --------
@@ -118,12 +118,12 @@ def check_class_names(class_names: Iterable[str]) -> list[str]:
     Returns
     -------
     list of str
-        Each once, in the order given.
+        Without duplicates, in the order given.
 
     Raises
     ------
     ClassNamesError
-        If they are no str, or say nothing, or are no text that can be written to a file.
+        If they are not str, are empty, or are text that cannot be written to a file.
     """
     if isinstance(class_names, (str, bytes)) or not isinstance(class_names, Iterable):
         raise ClassNamesError(
@@ -150,7 +150,7 @@ def check_class_names(class_names: Iterable[str]) -> list[str]:
 
 
 def object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of a JSON object that says nothing twice; json's ``object_pairs_hook``.
+    """Make a dict from a JSON object without duplicate names; json's ``object_pairs_hook``.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If a name stands there twice: json takes the last one in silence.
+        If a name occurs twice; json would silently use the last one.
 
     Examples
     --------
@@ -182,7 +182,7 @@ def object_without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unfit_character(text: str) -> str | None:
-    """Name a character that no text has and that comes of a wrong encoding or of binary data.
+    """Name a character that only a wrong encoding or binary data can put into a text.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def unfit_character(text: str) -> str | None:
 
 
 def _warn_of_likenesses(descriptions: Mapping[str, list[str]]) -> None:
-    """Say which descriptions fit another class too, by their words."""
+    """Log which descriptions also fit another class, by their words."""
     words = {name: _words(name) for name in descriptions}
     first_class: dict[str, str] = {}
     for name, texts in descriptions.items():
@@ -221,7 +221,7 @@ def _warn_of_likenesses(descriptions: Mapping[str, list[str]]) -> None:
 
 
 def _named_classes(text: str, own_class: str, words: Mapping[str, str]) -> list[str]:
-    """Other classes that a text names, but for those whose name is a part of its own class's."""
+    """Other classes that a text names, except those whose name is part of its own class's name."""
     own = words[own_class]
     without_own = text.replace(own, " ")
     return [
@@ -232,7 +232,7 @@ def _named_classes(text: str, own_class: str, words: Mapping[str, str]) -> list[
 
 
 def _words(text: str) -> str:
-    """The words of a text, a blank on either side of each."""
+    """The words of a text, each with a space on either side."""
     return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
@@ -258,8 +258,8 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     r"""Make descriptions safe to show and fit to encode.
 
     Control and invisible formatting characters, escape sequences, list markers and superfluous
-    blanks are taken out; what is longer than 300 characters is cut between words, and refused
-    where it is longer than 10000; repetitions (whatever their case) and empty texts are dropped.
+    spaces are removed. Texts of more than 300 characters are cut between words, and those of more
+    than 10000 are refused. Duplicates (ignoring case) and empty texts are dropped.
 
     Parameters
     ----------
@@ -277,7 +277,8 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
     Raises
     ------
     DescriberAnswerError
-        If `texts` is no sequence of str, nothing is left of it, or a text is as long as a book.
+        If `texts` is not a sequence of str, nothing is left after cleaning, or a text has more
+        than 10000 characters.
 
     Examples
     --------
@@ -315,7 +316,7 @@ def clean_descriptions(texts: Sequence[str], class_name: str, n: int | None = No
 
 
 def clean_text(text: str) -> str:
-    """Take out of a text what is invisible or no part of it; see :func:`clean_descriptions`.
+    """Remove from a text what is invisible or not part of it; see :func:`clean_descriptions`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""HTTP with an end: an answer is waited for so long, and read so far, and no further."""
+"""HTTP with limits on the time and the size of each answer."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["BoundedTransport", "OversizedAnswer", "RedirectedAnswer"]
 
 
 class OversizedAnswer(httpx.TransportError):
-    """The answer is longer than what is read of one."""
+    """The answer exceeds the size limit."""
 
 
 class RedirectedAnswer(httpx.TransportError):
-    """The server names another address instead of answering; the message is that address."""
+    """The server redirects to another address, which is the message."""
 
 
 class BoundedTransport(httpx.BaseTransport):
     """Fetches each answer as a whole, within a time and a size, and follows no redirect.
 
-    httpx bounds each single read, so that a server that sends a byte now and then is waited for
-    without end, and it reads whatever comes.
+    httpx only limits each single read, so it would wait forever for a server that sends a byte now
+    and then, and it reads answers of any size.
 
     Parameters
     ----------
     seconds : float
         From the request to the last byte of the answer.
     max_bytes : int
-        Of the answer's body.
+        Size limit of the answer's body.
     """
 
     def __init__(self, seconds: float, max_bytes: int):
@@ -86,7 +86,7 @@ class BoundedTransport(httpx.BaseTransport):
 
 
 class _Deadline:
-    """Shuts the connection of a request when its time is over, whatever it is waiting for."""
+    """Shuts the connection of a request when its time is up, whatever it is waiting for."""
 
     def __init__(self, seconds: float):
         self._stream: Any = None

@@ -1,4 +1,4 @@
-"""What describers that ask a language model on a server share."""
+"""Base class of the describers that ask a language model on a server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _PASSING_FAULTS = {429, 500, 502, 503, 504}  # statuses of a busy or restarting 
 
 
 class LanguageModelDescriber(BaseEstimator, abc.ABC):
-    """Descriptions by a language model on a server, whichever protocol it speaks.
+    """Descriptions by a language model on a server, with any protocol.
 
     Its subclasses document the parameters.
     """

@@ -1,4 +1,4 @@
-"""Descriptions by a language model that an Ollama server runs."""
+"""Descriptions by a language model on an Ollama server."""
 
 from __future__ import annotations
 
@@ -14,55 +14,54 @@ __all__ = ["OllamaDescriber"]
 class OllamaDescriber(LanguageModelDescriber):
     """Descriptions by a language model on an Ollama server.
 
-    The server is asked for an answer of a given JSON layout and for what can be seen, not for
-    what is known. Answers are kept, by this object and its clones and with `cache_dir` on disk
-    too, so that no class is asked for twice. Where all that is asked for is kept, no server is
-    needed.
+    The model is asked for JSON in a given layout, and for what can be seen rather than what is
+    known. This object and its clones cache answers, with `cache_dir` on disk as well, so that no
+    class is asked about twice. If all answers are cached, no server is needed.
 
     Parameters
     ----------
     model : str, default="llama3.2"
         Name of the model as ``ollama list`` shows it; ``":latest"`` may be left out.
     host : str or None, default=None
-        Address of the server. None: what the ``ollama`` client takes, that is ``OLLAMA_HOST`` or
+        Address of the server. None means the default of the ``ollama`` client: ``OLLAMA_HOST`` or
         else ``http://127.0.0.1:11434``.
     n : int, default=8
-        Descriptions a class where the caller names no number. :class:`~capkit.ConceptAligner`
-        names its own.
+        Number of descriptions per class if the caller gives none. :class:`~capkit.ConceptAligner`
+        gives its own.
     temperature : float, default=0.7
         Sampling temperature, at least 0.
     seed : int or None, default=0
-        Seed of the sampling. None leaves it to the server.
+        Sampling seed. None leaves it to the server.
     timeout : float, default=120.0
-        Seconds to wait for the whole of one answer. The first one includes loading the model.
+        Seconds to wait for a complete answer. The first one includes loading the model.
     cache_dir : path or None, default=None
-        Folder for the answers, one JSON file each in its subfolder ``descriptions``. An answer
-        is kept for a model's name, a class, a number of descriptions, a prompt and the sampling
-        parameters. One that turns out damaged, or to be for something else, is asked for again.
+        Cache folder for the answers, one JSON file each in its subfolder ``descriptions``. The key
+        of an answer is the model's name, the class, the number of descriptions, the prompt and the
+        sampling parameters. If a cached answer turns out to be damaged or to belong to another
+        question, the model is asked again.
     prompt : str, default=DEFAULT_PROMPT
-        The question. ``{class_name}`` stands for the quoted class name and must be there,
-        ``{n}`` for the number of descriptions. Say here what kind of pictures they are.
+        The question. It must contain ``{class_name}``, which is replaced by the quoted class name;
+        ``{n}`` is replaced by the number of descriptions. Say here what kind of pictures you have.
     max_retries : int, default=3
-        Further attempts after a passing fault of the server or an answer that is not what was
-        asked for, after 0.5, 1, 2, ... seconds.
+        Number of further attempts, after 0.5, 1, 2, ... seconds, if the server has a temporary
+        fault or the answer is not what was asked for.
     n_jobs : int, default=4
-        Requests under way at once. The server queues what is more than its
-        ``OLLAMA_NUM_PARALLEL``.
+        Number of parallel requests. The server queues those beyond its ``OLLAMA_NUM_PARALLEL``.
 
     See Also
     --------
     OpenAIDescriber : Asks a server that speaks OpenAI's protocol.
     TableDescriber : Descriptions from a table.
-    save_descriptions : Keep the answers as a table, to read and correct them.
+    save_descriptions : Save the answers as a table, to read and correct them.
 
     Notes
     -----
-    Of an answer at most 4 MiB are read, about a thousand times what a class's descriptions take.
-    Redirects are not followed: class names go to no other address than `host`.
+    At most 4 MiB of an answer are read, about a thousand times the size of a class's descriptions.
+    Redirects are not followed: class names are sent to no address other than `host`.
 
-    Whether a model was pulled anew is seen when the server is asked for a class that is not kept.
-    What the model's earlier version answered is then asked for again. To have all answers anew,
-    remove the subfolder ``descriptions``.
+    A newly pulled version of a model is noticed when the server is asked about a class that is not
+    cached. Questions that the earlier version answered are then asked again. To get new answers
+    for all classes, delete the subfolder ``descriptions``.
 
     Examples
     --------

@@ -23,7 +23,7 @@ _SHOWN_MODELS = 20
 
 
 def full_name(model: str) -> str:
-    """Name of a model with its tag, which is ``:latest`` where none is given.
+    """Name of a model with its tag, ``:latest`` if none is given.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def full_name(model: str) -> str:
 
 
 def advise(model: str) -> Advice:
-    """Say what helps where Ollama, or a model on it, fails.
+    """Advice for errors when Ollama, or a model on it, fails.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ class OllamaModel(ServedModel):
         Returns
         -------
         str
-            The model's digest, or where the server names none its name.
+            The model's digest, or its name if the server gives no digest.
 
         Raises
         ------
         DescriberError
-            DescriberModelError if it has none of this name.
+            DescriberModelError if it has no model of this name.
         """
         with self._translated_errors():
             models = self._client.list().models
@@ -123,7 +123,7 @@ class OllamaModel(ServedModel):
         schema : dict
             JSON schema of the answer.
         options : dict
-            Of the sampling.
+            Sampling options.
 
         Returns
         -------
@@ -169,7 +169,7 @@ class OllamaModel(ServedModel):
 
     @contextlib.contextmanager
     def _translated_errors(self, *, of_model: bool = False) -> Iterator[None]:
-        """Say of the client's errors what they mean and what helps against them."""
+        """Translate the client's errors into errors that say what they mean and what helps."""
         import ollama
 
         with self.translated_errors():

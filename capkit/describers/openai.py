@@ -14,64 +14,63 @@ __all__ = ["OpenAIDescriber"]
 class OpenAIDescriber(LanguageModelDescriber):
     """Descriptions by a language model on any server that speaks OpenAI's chat protocol.
 
-    llama.cpp, vLLM, LM Studio and Ollama speak it, under the address that ends in ``/v1``, and so
-    do services on the internet. The server is asked for an answer of a given JSON layout and for
-    what can be seen, not for what is known. Answers are kept as :class:`OllamaDescriber` keeps
-    them.
+    llama.cpp, vLLM, LM Studio and Ollama speak it, at an address that ends in ``/v1``, and so do
+    services on the internet. The model is asked for JSON in a given layout, and for what can be
+    seen rather than what is known. Answers are cached as in :class:`OllamaDescriber`.
 
     Parameters
     ----------
     base_url : str
-        Address of the server: what stands before ``/chat/completions``, for instance
+        Address of the server without ``/chat/completions``, for instance
         ``"http://127.0.0.1:8080/v1"``.
     model : str
-        Name of the model as the server knows it. Servers of one model take any name.
+        Name of the model as the server knows it. Servers with a single model accept any name.
     api_key_env : str or None, default=None
-        Name of the environment variable that holds the key, where the server wants one; for
-        instance ``"OPENAI_API_KEY"``. It is read when the server is asked. The key itself is no
-        parameter, so that it gets into no file.
+        Name of the environment variable that holds the key, if the server needs one; for instance
+        ``"OPENAI_API_KEY"``. It is read at each request. The key itself is not a parameter, so it
+        is never written to a file.
     n : int, default=8
-        Descriptions a class where the caller names no number. :class:`~capkit.ConceptAligner`
-        names its own.
+        Number of descriptions per class if the caller gives none. :class:`~capkit.ConceptAligner`
+        gives its own.
     temperature : float, default=0.7
         Sampling temperature, at least 0.
     seed : int or None, default=0
-        Seed of the sampling. None leaves it to the server.
+        Sampling seed. None leaves it to the server.
     timeout : float, default=120.0
-        Seconds to wait for the whole of one answer. The first one may include loading the model.
+        Seconds to wait for a complete answer. The first one may include loading the model.
     cache_dir : path or None, default=None
-        Folder for the answers, one JSON file each in its subfolder ``descriptions``. An answer
-        is kept for an address, a model's name, a class, a number of descriptions, a prompt and
-        the sampling parameters. One that turns out damaged, or to be for something else, is asked
-        for again.
+        Cache folder for the answers, one JSON file each in its subfolder ``descriptions``. The key
+        of an answer is the address, the model's name, the class, the number of descriptions, the
+        prompt and the sampling parameters. If a cached answer turns out to be damaged or to belong
+        to another question, the model is asked again.
     prompt : str, default=DEFAULT_PROMPT
-        The question. ``{class_name}`` stands for the quoted class name and must be there,
-        ``{n}`` for the number of descriptions. Say here what kind of pictures they are.
+        The question. It must contain ``{class_name}``, which is replaced by the quoted class name;
+        ``{n}`` is replaced by the number of descriptions. Say here what kind of pictures you have.
     max_retries : int, default=3
-        Further attempts after a passing fault of the server or an answer that is not what was
-        asked for, after 0.5, 1, 2, ... seconds.
+        Number of further attempts, after 0.5, 1, 2, ... seconds, if the server has a temporary
+        fault or the answer is not what was asked for.
     n_jobs : int, default=4
-        Requests under way at once.
+        Number of parallel requests.
 
     See Also
     --------
-    OllamaDescriber : Asks Ollama in its own protocol, which tells when a model was pulled anew.
+    OllamaDescriber : Uses Ollama's own protocol, which reveals when a model was pulled again.
     TableDescriber : Descriptions from a table.
-    save_descriptions : Keep the answers as a table, to read and correct them.
+    save_descriptions : Save the answers as a table, to read and correct them.
 
     Notes
     -----
-    The layout is asked for as ``response_format={"type": "json_schema", ...}``. A server that
-    refuses it (status 400 or 422, or an error that names ``response_format``), as
-    llama-cpp-python does, is asked once more with ``{"type": "json_object", "schema": ...}``.
-    What answers in prose all the same is asked again, and then given up.
+    The layout is requested with ``response_format={"type": "json_schema", ...}``. A server that
+    refuses this (status 400 or 422, or an error that names ``response_format``), such as
+    llama-cpp-python, is asked once more with ``{"type": "json_object", "schema": ...}``. If the
+    answer is prose nevertheless, the request is repeated up to `max_retries` times and then fails.
 
-    Of an answer at most 4 MiB are read. Redirects are not followed, and certificates are checked:
-    class names and key go to no other address than `base_url`, and to the proxy that the
+    At most 4 MiB of an answer are read. Redirects are not followed, and certificates are checked:
+    class names and key are sent to no address other than `base_url` and the proxy that the
     environment names.
 
-    The protocol does not tell the version of a model. Where another one was put in its place
-    under the same name, remove the subfolder ``descriptions`` to have its answers.
+    The protocol does not reveal the version of a model. If another model was installed under the
+    same name, delete the subfolder ``descriptions`` to get its answers.
 
     Examples
     --------

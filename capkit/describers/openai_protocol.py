@@ -28,7 +28,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def advise(base_url: str) -> Advice:
-    """Say what helps where a server of this protocol, or a model on it, fails.
+    """Advice for errors when a server with this protocol, or a model on it, fails.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def advise(base_url: str) -> Advice:
 
 
 def check_address(base_url: str) -> None:
-    """Refuse what is no address, or has a place for secrets.
+    """Refuse anything that is not an address, or that may contain a secret.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def check_address(base_url: str) -> None:
     Raises
     ------
     DescriberConnectionError
-        It does not repeat an address that may hold a secret.
+        The message does not repeat an address that may contain a secret.
     """
     if any(mark in base_url for mark in "@?#"):
         raise DescriberConnectionError(
@@ -95,13 +95,13 @@ def read_key(api_key_env: str | None) -> str | None:
     Returns
     -------
     str or None
-        None where no variable is named.
+        None if no variable is named.
 
     Raises
     ------
     ValueError
-        If there is no such variable, or no key in it. It repeats neither name nor value: the
-        first may be a key that was taken for the second.
+        If there is no such variable, or no key in it. The message repeats neither name nor value,
+        because a user may have passed the key as the name.
     """
     if api_key_env is None:
         return None
@@ -127,9 +127,9 @@ class OpenAIModel(ServedModel):
     ----------
     model : str
     base_url : str
-        What stands before ``/chat/completions``.
+        Address without ``/chat/completions``.
     key : str or None
-        What the server knows its user by.
+        API key.
     timeout : float
         Seconds for one whole answer.
     """
@@ -148,7 +148,7 @@ class OpenAIModel(ServedModel):
             logger.warning("the key goes to %s unencrypted; use https", parts.hostname)
 
     def version(self) -> str:
-        """Tell what is known of the model's version: the protocol does not name it.
+        """Return the model's name, because the protocol does not reveal the version.
 
         Returns
         -------
@@ -168,7 +168,7 @@ class OpenAIModel(ServedModel):
         schema : dict
             JSON schema of the answer.
         options : dict
-            Of the sampling.
+            Sampling options.
 
         Returns
         -------
@@ -188,7 +188,7 @@ class OpenAIModel(ServedModel):
         return reply
 
     def excerpt(self, said: object) -> str:
-        """Beginning of what the server said, but for the key.
+        """Beginning of the server's message, without the key.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class OpenAIModel(ServedModel):
         return super().excerpt(text if self._key is None else text.replace(self._key, "[key]"))
 
     def _ask(self, question: dict[str, Any], schema: dict[str, Any]) -> bytes:
-        """Ask for an answer of a layout, in the way that the server understands."""
+        """Ask for an answer in a given layout, in the way that the server understands."""
         if not self._takes_schema:
             return self._send(question, _json_object(schema))
         try:
@@ -283,7 +283,7 @@ class OpenAIModel(ServedModel):
 
 
 class _Refused(Exception):
-    """The server answered with another status than 200."""
+    """The server answered with a status other than 200."""
 
     def __init__(self, status_code: int, said: str):
         super().__init__(status_code, said)
@@ -291,7 +291,7 @@ class _Refused(Exception):
         self.said = said
 
     def may_be_of_layout(self) -> bool:
-        """Whether another ``response_format`` may do."""
+        """Whether another ``response_format`` may work."""
         # llama-cpp-python answers 500 to what it does not understand.
         return self.status_code in _NOT_UNDERSTOOD or "response_format" in self.said
 
@@ -302,7 +302,7 @@ def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json_object(schema: dict[str, Any]) -> dict[str, Any]:
-    """The layout as llama-cpp-python takes it, and others that know no ``json_schema``."""
+    """The layout for llama-cpp-python and other servers that do not know ``json_schema``."""
     return {"type": "json_object", "schema": schema}
 
 
@@ -319,7 +319,7 @@ def _read_reply(answer: Any) -> Reply:
 
 
 def _error_text(body: str) -> str:
-    """What a server says of an error, which each of them puts elsewhere."""
+    """A server's error message, which each kind of server puts in another place."""
     try:
         said = json.loads(body)
     except (RecursionError, ValueError):

@@ -1,4 +1,4 @@
-"""A language model on a server, and what the server's failures mean."""
+"""A language model on a server, and errors that explain the server's failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Advice:
     Parameters
     ----------
     speaker : str
-        Who answers as this kind does.
+        What answers like this kind of server.
     server : str
         What has to be at the address.
     parameter : str
@@ -39,7 +39,7 @@ class Advice:
     example : str
         An address.
     suffix : str
-        What follows the address in what a request goes to.
+        Path that is appended to the address for requests.
     start : str
         How to start it, as a command.
     running : str
@@ -53,7 +53,7 @@ class Advice:
     try_model : str
         How to see that the model answers at all.
     layout : str
-        What to do where answers are not laid out as asked for.
+        What to do if answers do not have the requested layout.
     """
 
     speaker: str
@@ -78,7 +78,7 @@ class Reply:
     ----------
     text : str
     is_cut_off : bool
-        Whether it had not finished when its answer was as long as it may be.
+        Whether the answer reached its length limit before it was finished.
     """
 
     text: str
@@ -92,7 +92,7 @@ class ServedModel(abc.ABC):
     ----------
     model : str
     server : str
-        How errors call the server.
+        How errors refer to the server.
     timeout : float
         Seconds for one whole answer.
     advice : Advice
@@ -106,7 +106,7 @@ class ServedModel(abc.ABC):
 
     @abc.abstractmethod
     def version(self) -> str:
-        """Tell which version of the model the server has.
+        """Get the version of the model that the server has.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class ServedModel(abc.ABC):
         schema : dict
             JSON schema of the answer.
         options : dict
-            Of the sampling.
+            Sampling options.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class ServedModel(abc.ABC):
         """
 
     def excerpt(self, said: object) -> str:
-        """Beginning of what a server said, fit to be shown on a terminal.
+        """Beginning of a server's message, safe to show in a terminal.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class ServedModel(abc.ABC):
 
     @contextlib.contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Say of errors of a connection and of JSON what they mean and what helps against them.
+        """Translate connection and JSON errors into errors that say what they mean and what helps.
 
         Yields
         ------
@@ -173,7 +173,7 @@ class ServedModel(abc.ABC):
             raise translated from error
 
     def _of_answer(self, error: Exception) -> DescriberError | None:
-        """Error for an answer that is none."""
+        """Error for an unusable answer."""
         from capkit.describers.bounded_http import OversizedAnswer, RedirectedAnswer
 
         advice = self.advice
@@ -197,7 +197,7 @@ class ServedModel(abc.ABC):
         return None
 
     def _of_connection(self, error: Exception) -> DescriberError | None:
-        """Error for a connection that there is not, or not for long enough."""
+        """Error for a connection that fails or breaks off."""
         import httpx
 
         advice = self.advice
@@ -222,13 +222,13 @@ class ServedModel(abc.ABC):
         return None
 
     def refusal(self, status: int, said: object) -> DescriberError:
-        """Error for a status that says that there is no answer.
+        """Error for a status that means that there is no answer.
 
         Parameters
         ----------
         status : int
         said : object
-            What came with it.
+            The message that came with it.
 
         Returns
         -------
@@ -247,7 +247,7 @@ class ServedModel(abc.ABC):
 
 
 def is_page(said: object) -> bool:
-    """Tell whether a server said HTML.
+    """Whether a server's message is HTML.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ class TableDescriber(BaseEstimator):
     See Also
     --------
     OllamaDescriber, OpenAIDescriber : Descriptions by a language model.
-    save_descriptions : Keep what a language model said, to read and correct it.
+    save_descriptions : Save the answers of a language model, to read and correct them.
 
     Examples
     --------
@@ -86,13 +86,13 @@ class TableDescriber(BaseEstimator):
         Raises
         ------
         FileNotFoundError
-            If `table` is the path of no file.
+            If `table` is the path of a file that does not exist.
         TypeError
             If `table` is neither a mapping nor a path.
         ClassNamesError
-            If `class_names` are not str that say something.
+            If `class_names` are not non-empty str.
         DescriberAnswerError
-            If the table lacks a class or is not laid out as expected.
+            If the table lacks a class or does not have the expected layout.
         """
         names = check_class_names(class_names)
         table, where = self._read()
@@ -109,7 +109,7 @@ class TableDescriber(BaseEstimator):
         return descriptions
 
     def _read(self) -> tuple[Mapping[str, Sequence[str]], str]:
-        """The table, and how to call it in an error."""
+        """The table, and how errors refer to it."""
         if isinstance(self.table, Mapping):
             for name in self.table:
                 _check_name(name, "the table")
@@ -130,8 +130,9 @@ def save_descriptions(
     Parameters
     ----------
     path : path
-        Ends in ``.json`` (class names and lists of texts) or ``.csv`` (a line a description,
-        columns ``class_name`` and ``description``). Replaced as a whole or not at all.
+        Ends in ``.json`` (class names and lists of texts) or ``.csv`` (one line per description,
+        columns ``class_name`` and ``description``). An existing file is replaced as a whole or not
+        at all.
     descriptions : mapping of str to sequence of str, or to str
         For instance ``aligner.descriptions_``, ``classifier.descriptions_``, or
         ``error.descriptions`` of a :class:`~capkit.exceptions.DescriberError`.
@@ -139,9 +140,9 @@ def save_descriptions(
     Raises
     ------
     TypeError
-        If class names or descriptions are no str.
+        If class names or descriptions are not str.
     ValueError
-        If the path ends otherwise, or :func:`load_descriptions` could not read the file.
+        If the path has another ending, or :func:`load_descriptions` could not read the file.
 
     Examples
     --------
@@ -198,10 +199,10 @@ def load_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the path ends otherwise.
+        If the path has another ending.
     DescriberAnswerError
-        If the file is not laid out as :func:`save_descriptions` does it, names a class twice
-        (``.json``), or holds what is no text: NUL characters, lone surrogates, another encoding.
+        If the file does not have the layout of :func:`save_descriptions`, names a class twice
+        (``.json``), or is not UTF-8 text without NUL characters and lone surrogates.
 
     Examples
     --------
@@ -244,7 +245,7 @@ def load_descriptions(path: str | os.PathLike) -> dict[str, list[str]]:
 
 
 def _check_name(name: object, where: str) -> None:
-    """Refuse what can be the name of no class."""
+    """Refuse anything that cannot be the name of a class."""
     if not isinstance(name, str):
         raise DescriberAnswerError(
             f"{where}: expected a str as the name of each class, got {type(name).__name__}: "
@@ -262,8 +263,8 @@ def _check_name(name: object, where: str) -> None:
 
 
 def _checked_texts(texts: Sequence[str], class_name: str, where: str) -> list[str]:
-    """Clean the descriptions of a class, but refuse what no person has written."""
-    # What else they can be, and that they are str, is seen to by clean_descriptions.
+    """Clean the descriptions of a class; refuse what no person can have written."""
+    # clean_descriptions checks the type and everything else.
     for text in texts if isinstance(texts, Sequence) else ():
         fault = unfit_character(text) if isinstance(text, str) else None
         if fault:

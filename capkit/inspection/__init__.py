@@ -1,4 +1,4 @@
-"""Pictures of what was found and learned. Needs matplotlib (``pip install capkit-clip[plot]``)."""
+"""Displays of results and training. Needs matplotlib (``pip install capkit-clip[plot]``)."""
 
 from capkit.inspection.confusion_pairs import ConfusionPairsDisplay
 from capkit.inspection.label_distribution import LabelDistributionDisplay

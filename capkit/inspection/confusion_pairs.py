@@ -1,4 +1,4 @@
-"""The picture of which classes are confused with each other."""
+"""Display of the classes that are confused with each other."""
 
 from __future__ import annotations
 
@@ -38,28 +38,27 @@ __all__ = ["ConfusionPairsDisplay"]
 class ConfusionPairsDisplay:
     """The pairs of classes that are confused with each other most often.
 
-    A bar a pair, "cat / dog": the number of cats that are taken for dogs and of dogs that are
-    taken for cats. Without true labels, the number of images that may be either, as far as the
-    probabilities tell. Where there are many classes a matrix of all pairs cannot be read; its
-    largest values can.
+    One bar per pair, such as "cat / dog": the number of cats predicted as dogs plus the number of
+    dogs predicted as cats. Without true labels, it is the number of images that may be either,
+    according to the probabilities. With many classes a full confusion matrix is unreadable, but
+    its largest values are not.
 
     Create it with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_probabilities`.
 
     Parameters
     ----------
     confusions : ndarray of shape (n_classes, n_classes)
-        Number of images confused between each two classes: symmetric; the diagonal is not looked
-        at.
+        Number of images confused between each pair of classes: symmetric; the diagonal is ignored.
     class_names : sequence of str of length n_classes
     expected : bool, default=False
-        Whether the numbers come from probabilities and not from true labels.
+        Whether the numbers come from probabilities rather than true labels.
 
     Attributes
     ----------
     pairs_ : ndarray of shape (n_shown, 2), dtype int64
         Indices of the two classes of each bar, from top to bottom.
     counts_ : ndarray of shape (n_shown,)
-        Its length.
+        Lengths of the bars.
     bars_ : matplotlib BarContainer
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
@@ -67,7 +66,7 @@ class ConfusionPairsDisplay:
     See Also
     --------
     capkit.metrics.expected_confusions : Confusions without true labels.
-    sklearn.metrics.ConfusionMatrixDisplay : All pairs, where there are few classes.
+    sklearn.metrics.ConfusionMatrixDisplay : All pairs, for few classes.
 
     Examples
     --------
@@ -99,7 +98,7 @@ class ConfusionPairsDisplay:
         max_pairs: int | None = 20,
         ax: Axes | None = None,
     ) -> ConfusionPairsDisplay:
-        """Draw what a classifier confuses.
+        """Draw the classes that a classifier confuses.
 
         Parameters
         ----------
@@ -108,7 +107,7 @@ class ConfusionPairsDisplay:
         X : sequence of images of length n_images, or ConceptSpace
         y : sequence of length n_images or None, default=None
             Class names or indices into `class_names`; -1 or None marks an unlabeled image, which
-            does not count. Without `y`, the classifier's probabilities say what it may confuse.
+            does not count. Without `y`, expected confusions are computed from the probabilities.
         class_names : sequence of str or None, default=None
             Names of all classes. None means those of the classifier, or of the ConceptSpace.
         max_pairs : int or None, default=20
@@ -152,7 +151,7 @@ class ConfusionPairsDisplay:
         max_pairs: int | None = 20,
         ax: Axes | None = None,
     ) -> ConfusionPairsDisplay:
-        """Draw which classes were taken for each other.
+        """Draw the classes that were confused with each other.
 
         Parameters
         ----------
@@ -160,8 +159,8 @@ class ConfusionPairsDisplay:
             Class names or indices into `class_names`; -1 or None marks an unlabeled image, which
             does not count.
         y_pred : sequence of length n_images
-            Predictions in either kind. -1 or None, an image that was given no class, is not
-            confused.
+            Predictions of either kind. An image without a prediction, -1 or None, does not count
+            as confused.
         class_names : sequence of str or None, default=None
             Names of all classes. None means the labels that occur, which then are all of one
             kind.
@@ -197,7 +196,7 @@ class ConfusionPairsDisplay:
         max_pairs: int | None = 20,
         ax: Axes | None = None,
     ) -> ConfusionPairsDisplay:
-        """Draw which classes images may belong to both, without any true label.
+        """Draw the pairs of classes that may be confused, without any true labels.
 
         Parameters
         ----------
@@ -217,7 +216,7 @@ class ConfusionPairsDisplay:
         Raises
         ------
         ValueError
-            If these are no probabilities of these classes.
+            If the array does not contain probabilities of these classes.
         """
         names = resolve_class_names(class_names, None)
         confusions = expected_confusions(check_probabilities(probabilities, len(names)))

@@ -34,10 +34,10 @@ __all__ = ["LabelDistributionDisplay"]
 class LabelDistributionDisplay:
     """Number of images that are labeled as each class, before and after adaptation.
 
-    A row a class, from the most images before down to the fewest: a circle is their number
-    before, a diamond their number after. The dashed line is the mean over the classes. It needs
-    no true labels: classes that hardly any image is labeled as, and those that take the images of
-    others, are seen without them.
+    One row per class, sorted by the number of images before adaptation, most first: a circle is
+    the number before, a diamond the number after. The dashed line is the mean over the classes. No
+    true labels are needed to see classes that hardly any image is labeled as, or classes that take
+    the images of others.
 
     Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
@@ -63,7 +63,7 @@ class LabelDistributionDisplay:
 
     See Also
     --------
-    RecallDisplay : How many of the images of each class are found; needs the truth.
+    RecallDisplay : Recall of each class; needs true labels.
 
     Examples
     --------
@@ -110,8 +110,8 @@ class LabelDistributionDisplay:
             Fitted classifier.
         X : sequence of images of length n_images, or ConceptSpace
         before : estimator or None, default=None
-            Fitted classifier. None is the zero-shot prediction where `X` is a ConceptSpace, and
-            nothing where it holds images; there pass a
+            Fitted classifier. None means the zero-shot prediction if `X` is a ConceptSpace, and
+            nothing if it contains images; in that case pass a
             :class:`~capkit.baselines.ZeroShotClassifier`.
         class_names : sequence of str or None, default=None
             Names of all classes. None means those of the classifier, or of the ConceptSpace.
@@ -154,7 +154,7 @@ class LabelDistributionDisplay:
         max_classes: int | None = 40,
         ax: Axes | None = None,
     ) -> LabelDistributionDisplay:
-        """Draw one labelling of images, or two.
+        """Draw one or two labellings of images.
 
         Parameters
         ----------
@@ -162,10 +162,10 @@ class LabelDistributionDisplay:
             Class names or indices into `class_names`; -1 or None marks an image without a label,
             which does not count.
         before : sequence of length n_images or None, default=None
-            The same images, in either kind.
+            Earlier labels of the same images, of either kind.
         class_names : sequence of str or None, default=None
             Names of all classes. None means the labels that occur, which then are all of one
-            kind; a class that no image is labeled as is only seen where it is named here.
+            kind; a class that no image is labeled as only appears if it is named here.
         labels : (str, str), default=("zero-shot", "adapted")
             What the legend calls the two.
         max_classes : int or None, default=40

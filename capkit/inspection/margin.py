@@ -42,7 +42,7 @@ class MarginDisplay:
 
     See Also
     --------
-    capkit.MarginCalibrator : What this draws.
+    capkit.MarginCalibrator : Computes the margin.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class MarginDisplay:
         calibrator : estimator
             Fitted, with a ``margin_matrix_``: a MarginCalibrator or a CAPClassifier.
         class_names : sequence of str or None, default=None
-            None means those of the estimator, or numbers where it knows none.
+            None means those of the estimator, or numbers if it has none.
         max_classes : int or None, default=30
             Draw only the classes with the largest margins, if there are more than this; None
             draws all.

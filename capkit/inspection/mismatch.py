@@ -26,17 +26,17 @@ _NAMED_SHARE = 0.9  # of the height of the axes, which the names may take
 class MismatchDisplay:
     """Why classes were called mismatched: matched late and seldom predicted.
 
-    Each class is a point: from left to right in the order of the matches, upwards by the number
-    of its predictions, coloured by the probability of its match. Classes right of the dashed
-    line were left unmatched; those below the dotted line are the `t` least predicted. What is
-    both, in the shaded corner, is mismatched.
+    Each class is a point: from left to right in the order of the matches, upwards by the number of
+    its predictions, coloured by the probability of its match. Classes right of the dashed line
+    remained unmatched; those below the dotted line are the `t` least predicted. Classes in the
+    shaded corner are both, and therefore mismatched.
 
     Create it with :meth:`from_estimator`.
 
     Parameters
     ----------
     position : ndarray of shape (n_classes,)
-        Place of each class in the order of the matches; the classes that are left come last.
+        Position of each class in the order of the matches; unmatched classes come last.
     prediction_counts : ndarray of shape (n_classes,)
         Number of images predicted as each class.
     match_confidence : ndarray of shape (n_classes,)
@@ -54,13 +54,13 @@ class MismatchDisplay:
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     points_ : matplotlib PathCollection
-        One point a class, in the order of the classes.
+        One point per class, in the order of the classes.
     labels_ : list of matplotlib Annotation
         Names of the mismatched classes, right of the axes, each with a line to its point.
 
     See Also
     --------
-    capkit.MismatchDetector : What this draws.
+    capkit.MismatchDetector : Finds the mismatched classes.
 
     Examples
     --------

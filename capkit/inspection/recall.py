@@ -1,4 +1,4 @@
-"""The picture of what adaptation does to each class's recall."""
+"""Display of the effect of adaptation on each class's recall."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = ["RecallDisplay"]
 class RecallDisplay:
     """Recall of each class before and after adaptation.
 
-    A row a class, from the highest recall before down to the lowest: a circle is the share of its
-    images that was predicted right before, a diamond the share after.
+    One row per class, sorted by recall before adaptation, highest first: a circle is the recall
+    before, a diamond the recall after.
 
     Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     before, after : ndarray of shape (n_classes,)
-        Recall of each class, in [0, 1]; NaN where no image of the class is labeled.
+        Recall of each class, in [0, 1]; NaN if no image of the class is labeled.
     class_names : sequence of str of length n_classes
     labels : (str, str), default=("zero-shot", "adapted")
         What the legend calls the two.
@@ -59,7 +59,7 @@ class RecallDisplay:
 
     See Also
     --------
-    LabelDistributionDisplay : How many images are labeled as each class; needs no truth.
+    LabelDistributionDisplay : Number of images labeled as each class; needs no true labels.
     capkit.metrics.labeled_balanced_accuracy_score : The mean over the classes.
 
     Examples
@@ -102,12 +102,12 @@ class RecallDisplay:
         max_classes: int | None = 40,
         ax: Axes | None = None,
     ) -> RecallDisplay:
-        """Draw what two classifiers make of the same images.
+        """Draw the recall of two classifiers on the same images.
 
         Parameters
         ----------
         before : estimator or None
-            Fitted classifier. None is the zero-shot prediction of `X`, which then has to be a
+            Fitted classifier. None means the zero-shot prediction of `X`, which then has to be a
             ConceptSpace.
         after : estimator
             Fitted classifier.
@@ -132,7 +132,7 @@ class RecallDisplay:
         Raises
         ------
         ValueError
-            If `before` is None and `X` is no ConceptSpace.
+            If `before` is None and `X` is not a ConceptSpace.
         LabelError
             If a label is no class, or none of the images is labeled.
         """
@@ -169,7 +169,7 @@ class RecallDisplay:
         max_classes: int | None = 40,
         ax: Axes | None = None,
     ) -> RecallDisplay:
-        """Draw two predictions of the same images.
+        """Draw the recall of two predictions for the same images.
 
         Parameters
         ----------
@@ -177,8 +177,7 @@ class RecallDisplay:
             Class names or indices into `class_names`; -1 or None marks an unlabeled image, which
             does not count.
         before, after : sequence of length n_images
-            Predictions in either kind. -1 or None, an image that was given no class, is not
-            right.
+            Predictions of either kind. An image without a prediction, -1 or None, counts as wrong.
         class_names : sequence of str or None, default=None
             Names of all classes. None means the labels that occur, which then are all of one
             kind.

@@ -1,4 +1,4 @@
-"""The picture of how honest probabilities are."""
+"""Display of how well probabilities are calibrated."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["ReliabilityDisplay"]
 
 
 class ReliabilityDisplay:
-    """Whether predictions are right as often as their probability says.
+    """Reliability diagram: whether predictions are right as often as their probability says.
 
-    Images are put into bins by their confidence, the probability of the class that is predicted.
-    Above, how many of a bin's predictions are right, against their mean confidence: on the
-    diagonal the probabilities are honest, below it too sure. Below, how many images have which
+    Images are binned by their confidence, the probability of the predicted class. The upper panel
+    shows the accuracy of each bin against its mean confidence: on the diagonal the probabilities
+    are calibrated, below it they are overconfident. The lower panel is a histogram of the
     confidence.
 
     Create it with :meth:`from_estimator` or :meth:`from_predictions`.
@@ -34,23 +34,23 @@ class ReliabilityDisplay:
     Parameters
     ----------
     edges : ndarray of shape (n_bins + 1,)
-        Of the bins, ascending, from 0 to 1.
+        Bin edges, ascending, from 0 to 1.
     counts : ndarray of shape (n_bins,), dtype int64
         Number of images in each bin.
     confidence : ndarray of shape (n_bins,)
-        Their mean confidence; NaN where there are none.
+        Their mean confidence; NaN for empty bins.
     accuracy : ndarray of shape (n_bins,)
-        Share of them that is predicted right; NaN where there are none.
+        Their accuracy; NaN for empty bins.
     name : str or None, default=None
         What the legend calls the curve.
 
     Attributes
     ----------
     calibration_error_ : float
-        Expected calibration error: mean over the images of how far their bin's accuracy is from
-        its confidence, in [0, 1].
+        Expected calibration error: mean over the images of the difference between accuracy and
+        confidence of their bin, in [0, 1].
     line_ : matplotlib Line2D
-        The curve: a point a bin that holds images.
+        The curve: one point per non-empty bin.
     bars_ : matplotlib BarContainer
         The histogram.
     axes_ : ndarray of shape (2,), dtype object
@@ -59,7 +59,7 @@ class ReliabilityDisplay:
 
     See Also
     --------
-    sklearn.calibration.CalibrationDisplay : The same for a problem of two classes.
+    sklearn.calibration.CalibrationDisplay : The same for binary classification.
 
     References
     ----------
@@ -112,13 +112,13 @@ class ReliabilityDisplay:
         X : sequence of images of length n_images, or ConceptSpace
         y : sequence of length n_images
             Class names or indices into the classifier's ``class_names_``; -1 or None marks an
-            unlabeled image, which does not count. Not images that it was fitted to with their
-            labels.
+            unlabeled image, which does not count. Do not use images that the classifier was fitted
+            to with their labels.
         n_bins : int, default=10
         strategy : {"uniform", "quantile"}, default="uniform"
             Bins of the same width, or of the same number of images.
         name : str or None, default=None
-            What the legend calls the curve. None is the name of the class.
+            Name of the curve in the legend. None means the name of the estimator's class.
         ax : matplotlib Axes or None, default=None
             Whose place the two panels take; None makes a new figure.
 
@@ -185,7 +185,8 @@ class ReliabilityDisplay:
         LabelError
             If a label is no class, or none of the images is labeled.
         ValueError
-            If these are no probabilities of these classes, or there is no such binning.
+            If the array does not contain probabilities of these classes, or the binning is
+            invalid.
         """
         probabilities = check_probabilities(probabilities, len(classes))
         truth = _columns_of(y_true, classes)

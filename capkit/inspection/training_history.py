@@ -1,4 +1,4 @@
-"""The picture of a training, epoch by epoch."""
+"""Display of a training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -32,33 +32,32 @@ _MANY_EPOCHS = 20  # more have no marker each
 
 
 class TrainingHistoryDisplay:
-    """How a training went: losses, pseudolabels, margin and learning rate of each epoch.
+    """Course of a training: losses, pseudolabels, margin and learning rate of each epoch.
 
-    A panel for each kind of number, below each other, over the same epochs: the loss and its
-    parts; the share of strong views that were kept and the evenness of the pseudolabels, both in
-    [0, 1]; the number of main samples; the margin; the learning rate. What a training does not
-    have is left out.
+    Panels below each other, over the same epochs: the loss and its parts; the share of strong
+    views that were kept and the evenness of the pseudolabels, both in [0, 1]; the number of main
+    samples; the margin; the learning rate. Panels without data are left out.
 
     Create it with :meth:`from_estimator` or :meth:`from_history`.
 
     Parameters
     ----------
     history : sequence of mapping of str to number
-        One for each epoch, as ``history_`` of :class:`~capkit.CAPClassifier`.
+        One mapping per epoch, as in ``history_`` of :class:`~capkit.CAPClassifier`.
 
     Attributes
     ----------
     panels_ : list of str
-        What the panels show, from top to bottom.
+        Names of the panels, from top to bottom.
     lines_ : dict of str to matplotlib Line2D
-        By the name in the history.
+        Lines by their name in the history.
     axes_ : ndarray of shape (n_panels,), dtype object
         Their axes.
     figure_ : matplotlib Figure
 
     See Also
     --------
-    capkit.CAPClassifier : Has such a history.
+    capkit.CAPClassifier : Records such a history.
 
     Examples
     --------
@@ -80,8 +79,8 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         classifier : estimator
-            Fitted, with a ``history_``: a CAPClassifier or another that trains; also a pipeline
-            that ends in one, or a search of them.
+            Fitted classifier with a ``history_``: a CAPClassifier or another one that trains; also
+            a pipeline that ends in one, or a search over one.
         ax : matplotlib Axes or None, default=None
             Whose place the panels take; None makes a new figure.
 
@@ -94,7 +93,7 @@ class TrainingHistoryDisplay:
         ValueError
             If nothing was trained.
         TypeError
-            If it is no classifier that trains.
+            If it is not a classifier that trains.
         """
         check_is_fitted(classifier)
         final = final_estimator(classifier)
@@ -109,12 +108,12 @@ class TrainingHistoryDisplay:
     def from_history(
         cls, history: Sequence[Mapping[str, Any]], *, ax: Axes | None = None
     ) -> TrainingHistoryDisplay:
-        """Draw the numbers of epochs.
+        """Draw a training history.
 
         Parameters
         ----------
         history : sequence of mapping of str to number
-            One for each epoch, with its number as ``"epoch"``.
+            One mapping per epoch, with its number as ``"epoch"``.
         ax : matplotlib Axes or None, default=None
             Whose place the panels take; None makes a new figure.
 

@@ -21,7 +21,7 @@ from capkit.labels.table import COLUMNS, LabelTable
 
 __all__ = ["FORMATS", "check_format", "format_of", "write_labels"]
 
-# What spreadsheet programs take for the beginning of a formula.
+# Characters that spreadsheet programs interpret as the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 # Characters that XML 1.0 cannot hold, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -30,20 +30,20 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def write_labels(
     table: LabelTable, path: str | os.PathLike, format: str = "csv"
 ) -> tuple[Path, ...]:
-    """Write a table of labels to a file; one that stands there is replaced as a whole.
+    """Write a table of labels to a file; an existing file is replaced as a whole.
 
     Parameters
     ----------
     table : LabelTable
     path : path
-        In a folder that exists. :func:`format_of` tells a format from its ending.
+        In a folder that exists. :func:`format_of` infers a format from its ending.
     format : {"csv", "parquet", "label-studio", "fiftyone"}, default="csv"
         See the notes.
 
     Returns
     -------
     tuple of Path
-        The files written: `path`, and of ``"label-studio"`` the labeling configuration too.
+        The files written: `path`, and for ``"label-studio"`` also the labeling configuration.
 
     Raises
     ------
@@ -52,9 +52,9 @@ def write_labels(
     FileNotFoundError
         If the folder of `path` does not exist.
     ClassNamesError
-        If a class name holds control characters, which ``"label-studio"`` cannot have.
+        If a class name contains control characters, which ``"label-studio"`` does not allow.
     ImportError
-        If ``"parquet"`` lacks pandas or pyarrow.
+        If pandas or pyarrow, needed for ``"parquet"``, is missing.
     OSError
         If a file cannot be written.
 
@@ -64,34 +64,34 @@ def write_labels(
 
     Notes
     -----
-    **csv**: UTF-8, a line an image, columns ``path``, ``label``, ``runner_up``, ``confidence``
-    (four decimals) and ``doubt``; the middle three are empty where an image could not be read.
-    Spreadsheet programs take a cell that starts with ``=``, ``+``, ``-`` or ``@`` for a formula.
-    Of paths that do, ``./`` is put in front: a file that a stranger named computes nothing, and
-    the path remains that of the file. Class names are your own and stay as they are.
+    **csv**: UTF-8, one line per image, columns ``path``, ``label``, ``runner_up``, ``confidence``
+    (four decimals) and ``doubt``; the middle three are empty if an image could not be read.
+    Spreadsheet programs treat a cell that starts with ``=``, ``+``, ``-`` or ``@`` as a formula.
+    Such paths are prefixed with ``./``: they remain valid, but a file name chosen by a stranger
+    cannot run a formula. Class names are your own and are not changed.
 
-    **parquet**: the same columns, the confidence in full; missing values where an image could not
-    be read. It takes ``pip install "capkit-clip[parquet]"``.
+    **parquet**: the same columns, with full-precision confidence; missing values if an image could
+    not be read. Needs ``pip install "capkit-clip[parquet]"``.
 
-    **label-studio**: tasks with the labels as predictions to be corrected, their score being the
-    confidence, and beside them the labeling configuration, ``labels.config.xml`` for
-    ``labels.json``. Images that could not be read are left out, since Label Studio could not show
-    them either. To import it,
+    **label-studio**: tasks with the labels as predictions to correct, scored by their confidence,
+    and next to the file the labeling configuration, ``labels.config.xml`` for ``labels.json``.
+    Images that could not be read are left out, because Label Studio could not show them either. To
+    import it,
 
     1. start Label Studio, on the machine that has the images, with the variables
        ``LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true`` and
        ``LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT`` set to the folder that ``table.folder`` lies in;
     2. make a project, and paste the configuration into *Settings > Labeling Interface > Code*;
     3. under *Settings > Cloud Storage* add a source storage of *Local Files* with
-       ``table.folder`` as its absolute local path, and save it without syncing: it only allows
-       the images to be shown;
+       ``table.folder`` as its absolute local path, and save it without syncing: this only lets
+       Label Studio show the images;
     4. import the tasks.
 
-    **fiftyone**: read it by ``fiftyone.Dataset.from_dir(labels_path="labels.json",
+    **fiftyone**: read it with ``fiftyone.Dataset.from_dir(labels_path="labels.json",
     dataset_type=fiftyone.types.FiftyOneImageClassificationDataset)``, confidences included;
-    ``runner_up`` and ``doubt`` (where there is one) are attributes of the labels. Images are
-    named by absolute paths: FiftyOne leaves the ending out of relative ones, and would take
-    ``1.txt`` or ``1.png`` beside it for ``1.jpg``. Those that could not be read are left out.
+    ``runner_up`` and ``doubt`` (if there is one) are attributes of the labels. Images are given by
+    absolute paths, because FiftyOne drops the ending of relative paths and could mistake ``1.txt``
+    or ``1.png`` in the same folder for ``1.jpg``. Images that could not be read are left out.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def write_labels(
 
 
 def check_format(format: str, class_names: Sequence[str]) -> None:
-    """Find before any work that labels could not be written in a format.
+    """Check before any work that labels can be written in a format.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def check_format(format: str, class_names: Sequence[str]) -> None:
     ValueError
         If there is no such format.
     ClassNamesError
-        If it cannot have one of the names.
+        If the format does not allow one of the names.
     ImportError
         If a package is missing.
 
@@ -161,7 +161,7 @@ def check_format(format: str, class_names: Sequence[str]) -> None:
 
 
 def format_of(path: str | os.PathLike) -> str:
-    """Tell the format of a file from the ending of its name.
+    """Infer the format of a file from the ending of its name.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def format_of(path: str | os.PathLike) -> str:
     Raises
     ------
     ValueError
-        If the name ends otherwise: of ``.json`` there are two.
+        If the name has another ending; ``.json`` is ambiguous.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Class names and labels that a person wrote, checked line by line."""
+"""Reading class names and labels that a person wrote, checked line by line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from capkit.exceptions import ClassNamesError, LabelError
 
 __all__ = ["merge_labels", "read_class_names", "read_labels"]
 
-# Above these it is not the file that was meant: a hundred thousand names, millions of labels.
+# Larger files are not what the user meant: a hundred thousand names, millions of labels.
 _MAX_BYTES_OF_NAMES = 10 * 2**20
 _MAX_BYTES_OF_LABELS = 512 * 2**20
 
@@ -25,12 +25,12 @@ _DELIMITERS = (",", ";", "\t")
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    r"""Read class names from a text file, one a line.
+    r"""Read class names from a text file, one per line.
 
     Parameters
     ----------
     path : path
-        UTF-8. Blank lines, and blanks around names, do not count.
+        UTF-8. Blank lines, and spaces around names, are ignored.
 
     Returns
     -------
@@ -42,8 +42,8 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     FileNotFoundError
         If there is no such file.
     ClassNamesError
-        If it is not UTF-8 or too large to be a list of names; if all its names stand on one line,
-        separated by commas; or if names are doubled or fewer than two.
+        If it is not UTF-8 or too large to be a list of names; if all names are on one line,
+        separated by commas; or if there are duplicates or fewer than two names.
 
     Examples
     --------
@@ -74,15 +74,15 @@ def read_labels(
     folder: str | os.PathLike,
     class_names: Sequence[str],
 ) -> np.ndarray:
-    r"""Read labels of some of the images from a CSV file.
+    r"""Read labels for some of the images from a CSV file.
 
     Parameters
     ----------
     path : path
-        UTF-8, as a person or :func:`write_labels` wrote it. The first line names the columns, of
-        which ``path`` and ``label`` count; between them are commas, semicolons or tabs. A path is
-        relative to `folder`, absolute, or the name of the file alone where only one image has it.
-        An empty label, or -1, says nothing of the image.
+        UTF-8, written by a person or by :func:`write_labels`. The first line names the columns, of
+        which only ``path`` and ``label`` are used; columns are separated by commas, semicolons or
+        tabs. A path is relative to `folder`, absolute, or just the file name if only one image has
+        it. An empty label, or -1, means no label.
     images : sequence of str of length n
         Paths relative to `folder`, with slashes.
     folder : path
@@ -91,19 +91,19 @@ def read_labels(
     Returns
     -------
     ndarray of shape (n,), dtype int64
-        Indices into `class_names`; -1 where the file has no label.
+        Indices into `class_names`; -1 for images without a label in the file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     LabelError
-        If the file is not laid out like this, a path or label is not known, a file name belongs
-        to several images, or an image has two different labels. The message names the line.
+        If the file does not have this layout, a path or label is unknown, a file name belongs to
+        several images, or an image has two different labels. The message names the line.
 
     See Also
     --------
-    merge_labels : Put labels of several files together.
+    merge_labels : Combine the labels of several files.
 
     Examples
     --------
@@ -122,13 +122,13 @@ def read_labels(
 
 
 def merge_labels(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """Put labels of the same images together.
+    """Combine labels of the same images.
 
     Parameters
     ----------
     arrays : iterable of ndarray of shape (n,), int
-        Indices of classes, -1 where there is no label; at least one. Where several have a label
-        of an image, the last of them counts.
+        Indices of classes, -1 for no label; at least one array. If several arrays have a label for
+        an image, the last of them counts.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def merge_labels(arrays: Iterable[np.ndarray]) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there are none, or they are of different images.
+        If there are no arrays, or their lengths differ.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def merge_labels(arrays: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _read_text(path: str | os.PathLike, max_bytes: int) -> str:
-    """Text of a file; ValueError where it is none."""
+    """Text of a file; ValueError if it is not text."""
     with open(path, "rb") as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -211,7 +211,7 @@ def _records(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _open_table(text: str) -> tuple[Any, list[str]]:
-    """Reader behind the first line, and the names of the columns in small letters."""
+    """Reader positioned after the first line, and the column names in lower case."""
     for delimiter in _DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         header = [cell.strip().lower() for cell in next(filter(None, reader), [])]
@@ -263,7 +263,7 @@ def _find_class(given: str, position: Mapping[str, int]) -> int:
 
 
 class _ImageFinder:
-    """Which image a path means that a person wrote."""
+    """Finds the image that a path written by a person refers to."""
 
     def __init__(self, images: Sequence[str], folder: str | os.PathLike):
         self.images = images
@@ -275,7 +275,7 @@ class _ImageFinder:
             self.rows_by_name.setdefault(posixpath.basename(image), []).append(row)
 
     def find(self, given: str) -> int:
-        # As it stands first: a blank or a backslash can be part of a name.
+        # Try the path unchanged first: a space or a backslash can be part of a name.
         stripped = given.strip()
         for path in dict.fromkeys((given, stripped, stripped.replace("\\", "/"))):
             path = self._relative(path)
@@ -297,7 +297,7 @@ class _ImageFinder:
         )
 
     def _relative(self, path: str) -> str:
-        """Path relative to the folder, where it lies in there."""
+        """Path relative to the folder, if it is inside it."""
         path = posixpath.normpath(path)
         if not path.startswith("/"):
             return path

@@ -1,4 +1,4 @@
-"""The labels of a folder of images: a row an image."""
+"""The labels of a folder of images: one row per image."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ COLUMNS = ("path", "label", "runner_up", "confidence", "doubt")
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LabelTable:
-    """Labels of a folder of images, how sure they are, and why they may be wrong.
+    """Labels of a folder of images, their confidence, and why they may be wrong.
 
     Parameters
     ----------
     folder : path
-        Where the images lie; absolute.
+        Absolute path of the folder with the images.
     images : sequence of str of length n
-        Paths relative to `folder`, with slashes, each once. They are plain: no ``./``, ``..`` or
-        double slash.
+        Paths relative to `folder`, with forward slashes, without duplicates, and without ``./``,
+        ``..`` or double slashes.
     class_names : sequence of str
-        At least two.
+        At least two names.
     labels : array-like of int of shape (n,)
         Indices into `class_names`; -1 for an image that could not be read.
     runners_up : array-like of int of shape (n,)
-        The second best class of each image; -1 for one that could not be read.
+        The second most probable class of each image; -1 for an image that could not be read.
     confidence : array-like of float of shape (n,)
         Probability of the label, in [0, 1]; NaN for an image that could not be read.
     doubts : sequence of str of length n
-        Why the label may be wrong, "" where nothing speaks against it. Of an image that could not
-        be read, what went wrong.
+        Why the label may be wrong, or "" if there is no reason. For an image that could not be
+        read, what went wrong.
 
     Raises
     ------
@@ -52,7 +52,7 @@ class LabelTable:
 
     See Also
     --------
-    write_labels : Write it to a file.
+    write_labels : Write a table to a file.
 
     Examples
     --------
@@ -160,7 +160,7 @@ class LabelTable:
 
     @property
     def runner_up_names(self) -> list[str | None]:
-        """Second best class of each image; None for one that could not be read."""
+        """Second most probable class of each image; None for one that could not be read."""
         return self._names(self.runners_up)
 
     def _names(self, indices: np.ndarray) -> list[str | None]:
@@ -168,7 +168,7 @@ class LabelTable:
         return [names[index] for index in indices.tolist()]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Go through the images.
+        """Iterate over the images.
 
         Yields
         ------
@@ -182,12 +182,12 @@ class LabelTable:
             yield dict(zip(COLUMNS, values, strict=True))
 
     def to_frame(self) -> pd.DataFrame:
-        """The table as pandas has it.
+        """Convert the table to a pandas DataFrame.
 
         Returns
         -------
         pandas.DataFrame
-            A row an image, in columns as :meth:`rows` names them. Where an image could not be
+            One row per image, with the columns of :meth:`rows`. For an image that could not be
             read, ``label`` and ``runner_up`` are missing and ``confidence`` is NaN.
 
         Raises
@@ -209,18 +209,18 @@ class LabelTable:
         return pd.DataFrame(columns)
 
     def most_doubtful(self) -> np.ndarray:
-        """Rows in the order in which a person should look at them.
+        """Rows in the order in which a person should check them.
 
         Returns
         -------
         ndarray of shape (n,), dtype int64
-            From the least to the most confident; images that could not be read come last, as
-            there is nothing to see. :meth:`select` takes it, or the first part of it.
+            From the least to the most confident; images that could not be read come last, because
+            there is nothing to see. Pass all of it, or the first part, to :meth:`select`.
         """
         return np.argsort(self.confidence, kind="stable").astype(np.int64)  # NaN comes last
 
     def select(self, rows: Any) -> LabelTable:
-        """Some of the rows.
+        """Select some of the rows.
 
         Parameters
         ----------
@@ -272,6 +272,6 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether this is a relative path without a part that could be left out."""
+    """Whether this is a relative path without redundant parts."""
     is_inside = path not in ("", ".", "..") and not path.startswith(("/", "../"))
     return is_inside and posixpath.normpath(path) == path

@@ -1,4 +1,4 @@
-"""What a report says: labels, doubts and names of a user's images, checked once."""
+"""The content of a report: labels, doubts and names of a user's images, checked once."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _TOLERANCE = 1e-3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MismatchedClass:
-    """A class whose name was found not to fit its images.
+    """A class whose name does not fit its images.
 
     Parameters
     ----------
     name : str
     old_text : str
-        What the model knew the class by.
+        The text that the model used for the class before.
     new_text : str or None
-        What it knows it by now; None where the old text stayed.
+        The text that it uses now; None if the old text was kept.
     rows : ndarray of shape (n,), dtype int64
-        Images of the cluster that is the class's, nearest to the cluster's centre first.
+        Images of the class's cluster, nearest to the cluster centre first.
 
     Examples
     --------
@@ -64,44 +64,43 @@ class MismatchedClass:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReportContent:
-    """What the page of :func:`write_report` says.
+    """The content of the page that :func:`write_report` writes.
 
-    Built by :meth:`from_classifier` or :meth:`from_space`.
+    Create it with :meth:`from_classifier` or :meth:`from_space`.
 
     Parameters
     ----------
     title : str
         Heading of the page.
     images : ImageSource
-        The n images; only those that are shown are read.
+        The n images; only the displayed ones are read.
     image_names : sequence of str of length n
-        Each image's path relative to the folder, as a table of labels names it; no two are the
-        same.
+        Each image's path relative to the folder, as in a table of labels; no duplicates.
     class_names : sequence of str of length C
     probabilities : array-like of shape (n, C)
         Columns in the order of `class_names`; rows sum to 1.
     labels : array-like of shape (n,), int
-        What the images are labeled as in the end, as indices into `class_names`.
+        Final labels of the images, as indices into `class_names`.
     zero_shot : array-like of shape (n,), int, or None
-        Labels by the class names alone; None where there are none to compare with.
+        Labels by the class names alone; None if there are none to compare with.
     known : array-like of shape (n,), int
-        Labels that a person gave, -1 where there is none.
+        Labels that a person gave, -1 for images without one.
     doubts : sequence of str of length n
-        Why a label may be wrong, "" where nothing speaks against it.
+        Why a label may be wrong, or "" if there is no reason.
     unreadable : mapping of str to str
         Images that could not be read, and why.
     mismatched : sequence of MismatchedClass
     adaptation : AdaptationReport or None
-        None where nothing was adapted.
+        None if nothing was adapted.
     history : sequence of dict
-        Numbers of each epoch of a training, as ``CAPClassifier.history_`` has them.
+        Numbers for each epoch of a training, as in ``CAPClassifier.history_``.
     settings : mapping of str to str
-        What the labels were made with, by names for a person.
+        Settings that the labels were made with, by human-readable names.
 
     Raises
     ------
     ValueError
-        If the parts do not fit together.
+        If the parts are inconsistent.
 
     Examples
     --------
@@ -202,7 +201,7 @@ class ReportContent:
 
     @functools.cached_property
     def is_doubtful(self) -> np.ndarray:
-        """Whether something speaks against each image's label; shape (n,), bool."""
+        """Whether there is a reason to doubt each image's label; shape (n,), bool."""
         return np.array([bool(doubt) for doubt in self.doubts], dtype=bool)
 
     @functools.cached_property
@@ -230,20 +229,20 @@ class ReportContent:
         known: Sequence[int] | np.ndarray | None = None,
         unreadable: Mapping[str, str] | None = None,
     ) -> ReportContent:
-        """What a fitted classifier says of the images that it was fitted on.
+        """Build the content from a fitted classifier and the images that it was fitted on.
 
         Parameters
         ----------
         classifier : CAPClassifier
             Fitted.
         space : ConceptSpace
-            What it was fitted on: of a CLIPEncoder, with its images.
+            The space that it was fitted on: the output of a CLIPEncoder, with its images.
         image_names : sequence of str of length n
             One for each row of the space.
         title : str, default="Labels of your photos"
         known : array-like of shape (n,), int, or None, default=None
             Labels that a person gave, as indices into the class names, -1 where there is none.
-            They are the images' labels, whatever the classifier says. None means none.
+            They override the classifier's predictions. None means that there are none.
         unreadable : mapping of str to str, or None, default=None
             Images that could not be read, and why.
 
@@ -256,7 +255,7 @@ class ReportContent:
         NotFittedError
             If the classifier is not fitted.
         ValueError
-            If the space has no images or other classes, or the names do not fit it.
+            If the space has no images or has other classes, or the names do not match it.
         """
         check_is_fitted(classifier)
         images = _images_of(space)
@@ -305,13 +304,13 @@ class ReportContent:
         title: str = "Your photos by the class names alone",
         unreadable: Mapping[str, str] | None = None,
     ) -> ReportContent:
-        """What a space says of its images without any training.
+        """Build the content from a space, without any training.
 
         Parameters
         ----------
         space : ConceptSpace
-            Of a CLIPEncoder, with its images; mismatched classes are shown where a
-            MismatchDetector has run, their new texts where a ConceptAligner has.
+            Output of a CLIPEncoder, with its images. Mismatched classes are shown if a
+            MismatchDetector has run, and their new texts if a ConceptAligner has.
         image_names : sequence of str of length n
             One for each row of the space.
         title : str, default="Your photos by the class names alone"
@@ -325,7 +324,7 @@ class ReportContent:
         Raises
         ------
         ValueError
-            If the space has no images, or the names do not fit it.
+            If the space has no images, or the names do not match it.
         """
         probabilities, labels = space.predict_proba(), space.predict()
         detected = space.mismatch

@@ -1,4 +1,4 @@
-"""The page itself: content and template to one HTML file that needs nothing else."""
+"""Rendering a report's content as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def write_report(
     content: ReportContent, path: str | os.PathLike, *, n_jobs: int | None = None
 ) -> None:
-    """Write a report as one HTML file, which loads nothing and sends nothing.
+    """Write a report as one HTML file that neither loads nor sends anything.
 
-    The file stays below 20 MB, also of 10,000 images of 200 classes. The pictures that are needed
-    most are in it, at most 3000 and as many as fit.
+    The file stays below 20 MB, even for 10,000 images of 200 classes. It contains the most
+    important pictures, as many as fit, at most 3000.
 
     Parameters
     ----------
     content : ReportContent
     path : path
-        Of the HTML file, in a folder that exists. What stood there is replaced, once all is
-        written.
+        Path of the HTML file, in a folder that exists. An existing file is replaced once the new
+        one is complete.
     n_jobs : int or None, default=None
         Threads that read images; None means one for each CPU, at most 8.
 

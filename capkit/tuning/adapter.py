@@ -1,4 +1,4 @@
-"""Adapter tuning: adapters alone, trained on features that are computed once."""
+"""Adapter tuning: only adapters, trained on features that are computed once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["AdapterTuning", "FeatureEncoder", "FeatureView"]
 
 
 class FeatureEncoder(Encoder):
-    """Features that were computed before: no tower runs, nothing is trained.
+    """Precomputed features: no tower runs, nothing is trained.
 
     Parameters
     ----------
@@ -50,16 +50,16 @@ class FeatureEncoder(Encoder):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureView:
-    """Strong view where the images are features: there are no pixels left to crop.
+    """Strong view of images given as features, which have no pixels to crop.
 
     Parameters
     ----------
     features : Tensor of shape (n, d)
         Unit rows.
     augment : float or callable
-        Length of a random vector of normal entries that is added to each unit row, before it is
-        normalised again: 0.5 turns a feature by about 27 degrees. Or a transform of one
-        feature, from Tensor (d,) to Tensor (d,). Draws from torch's global generator.
+        Length of a random normal vector that is added to each unit row before it is normalised
+        again: 0.5 rotates a feature by about 27 degrees. Or a transform of one feature, from
+        Tensor (d,) to Tensor (d,). Draws from torch's global generator.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class FeatureView:
 
 
 class AdapterTuning(Tuning):
-    """Train adapters alone, on features that are computed once.
+    """Train only adapters, on features that are computed once.
 
     It takes seconds on a CPU, works with every backbone, and is not in the paper.
 
@@ -94,8 +94,8 @@ class AdapterTuning(Tuning):
     adapter_weight : float, default=0.5
         Residual weight of the adapters.
     pseudo_adapter : bool, default=True
-        Whether strong views train an adapter of their own, so that wrong pseudolabels do not
-        reach the one that gives them. False has them train the main one.
+        Whether strong views train a separate adapter, so that wrong pseudolabels do not affect the
+        adapter that assigns them. With False they train the main adapter.
     augment : float or callable, default=0.5
         Strong view: length of the random vector that is added to a unit feature, or a transform
         of a feature (d,).
@@ -105,20 +105,20 @@ class AdapterTuning(Tuning):
         Images of each of the three streams in a step, over all devices.
     optimizer : {"sgd", "adamw"}, default="adamw"
     learning_rate : float, default=0.002
-        After the warm-up; it falls to zero on a cosine.
+        Learning rate after the warm-up; it decays to zero along a cosine.
     momentum : float, default=0.9
-        Of SGD; the first beta of AdamW.
+        Momentum of SGD; the first beta of AdamW.
     weight_decay : float, default=0.1
     warmup_epochs : int, default=1
-        Epochs in which the learning rate rises linearly.
+        Number of epochs over which the learning rate rises linearly.
 
     See Also
     --------
-    PromptTuning : The paper's way: prompts too, on pixels.
+    PromptTuning : As in the paper: prompts and adapters, on pixels.
 
     Notes
     -----
-    The defaults were found by experiment on the training images of the data sets that come with
+    The defaults were chosen in experiments on the training images of the data sets that come with
     capkit.
 
     Examples
@@ -130,7 +130,7 @@ class AdapterTuning(Tuning):
     """
 
     name: ClassVar[str] = "adapter"
-    # Nothing but adapters is trained, so they have to be on.
+    # Only adapters are trained, so they have to be on.
     inference_modes: ClassVar[tuple[str, ...]] = ("main", "pseudo", "ensemble")
     small_steps: ClassVar[bool] = True
 
@@ -170,16 +170,16 @@ class AdapterTuning(Tuning):
         self.warmup_epochs = warmup_epochs
 
     def build(self, space: ConceptSpace, *, device: str, n_jobs: int | None) -> BuiltTuning:
-        """Take the features of images and classes as they are.
+        """Use the features of images and classes as they are.
 
         Parameters
         ----------
         space : ConceptSpace
             As aligned.
         device : str
-            Not used, as nothing is encoded.
+            Not used, because nothing is encoded.
         n_jobs : int or None
-            Not used, as nothing is read.
+            Not used, because nothing is read.
 
         Returns
         -------
@@ -193,7 +193,7 @@ class AdapterTuning(Tuning):
         )
 
     def export(self, encoder: FeatureEncoder) -> dict[str, np.ndarray]:
-        """Keep the classes' features.
+        """Return the class features.
 
         Parameters
         ----------
@@ -207,9 +207,9 @@ class AdapterTuning(Tuning):
         return {"text_features": encoder.encode_texts().cpu().numpy()}
 
     def default_inference(self, paradigm: str) -> str:
-        """Both branches, but in ``trzsl`` the main one alone.
+        """Both branches, except in ``trzsl``, where it is the main branch alone.
 
-        There the pseudo branch has seen no image of a labeled class.
+        In ``trzsl`` the pseudo branch has seen no image of a labeled class.
 
         Parameters
         ----------
@@ -224,7 +224,7 @@ class AdapterTuning(Tuning):
     def trained_encoder(
         self, weights: Mapping[str, np.ndarray], backbone: Callable[[], Backbone]
     ) -> Encoder:
-        """Build the encoder of features again; the backbone is not loaded.
+        """Rebuild the feature encoder; the backbone is not loaded.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class AdapterTuning(Tuning):
         ----------
         images : ConceptSpace or ImageSource
         encode : callable
-            From the images to features (n, d) of the frozen model.
+            Maps images to features (n, d) of the frozen model.
         backbone : callable
             Not called.
         n_jobs : int or None

@@ -1,4 +1,4 @@
-"""What a way of tuning is: its parameters, its encoder, its views."""
+"""Base class of the tuning strategies: parameters, encoder and views."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["BuiltTuning", "Tuning"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BuiltTuning:
-    """What a way of tuning gives to a training.
+    """What a tuning strategy provides for training.
 
     Parameters
     ----------
     inputs : Tensor of shape (n, height, width, 3), uint8, or (n, d), float32
-        What the encoder takes, of every image.
+        Input of the encoder for every image.
     strong_view : callable
-        From the positions (B,) of images to a Tensor of their strong views; draws from torch's
+        Maps the positions (B,) of images to a Tensor of their strong views; draws from torch's
         global generator. Picklable.
     load_encoder : callable
-        From the name of a device to a function that builds an untrained encoder there. Models
-        are loaded in the first call, weights are drawn in the second. Picklable.
+        Maps the name of a device to a function that builds an untrained encoder there. The first
+        call loads models, the second draws the initial weights. Picklable.
     """
 
     inputs: Tensor
@@ -47,22 +47,22 @@ class BuiltTuning:
 
 
 class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
-    """Base of the ways of tuning.
+    """Base class of the tuning strategies.
 
-    A subclass is a file of its own: its constructor has the parameters below and those of its
-    own, with its own defaults, and it answers what is abstract here. With an entry in
-    ``capkit.tuning.choosing.TUNINGS`` it has a name.
+    Each subclass has its own file. Its constructor takes the parameters below and any others, with
+    defaults of its own, and it implements the abstract methods. An entry in
+    ``capkit.tuning.choosing.TUNINGS`` gives it a name.
 
     Attributes
     ----------
     name : str
-        What ``CAPClassifier(tuning=...)`` takes.
+        Name for ``CAPClassifier(tuning=...)``.
     inference_modes : tuple of str
-        Ways to predict that use nothing but what was trained.
+        Inference modes that this tuning supports.
     small_steps : bool
         Whether a step is too small to gain from threads.
     trains_encoder : bool
-        Whether more is trained than the adapters, so that these can be left out.
+        Whether more than the adapters is trained, so that prediction can leave them out.
     """
 
     name: ClassVar[str]
@@ -96,16 +96,16 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
     }
 
-    # A view may be a transform of torchvision, whose random ones have a get_params that is not
-    # scikit-learn's. There is no estimator among the parameters, so none is looked for.
+    # A view may be a random transform of torchvision, whose get_params is not scikit-learn's. No
+    # parameter is an estimator, so nested parameters are not collected.
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters of this way of tuning.
+        """Get the parameters of this tuning.
 
         Parameters
         ----------
         deep : bool, default=True
-            Changes nothing: no parameter is an estimator.
+            Has no effect, because no parameter is an estimator.
 
         Returns
         -------
@@ -117,7 +117,7 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         return type(self)(**copy.deepcopy(self.get_params()))
 
     def schedule(self) -> Schedule:
-        """The numbers of the training.
+        """Training schedule: epochs, steps, batch size and optimizer settings.
 
         Returns
         -------
@@ -146,7 +146,7 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         """
 
     def check_inference(self, inference: str | None) -> None:
-        """Raise if a way to predict uses none of what is trained.
+        """Raise if an inference mode would use nothing that is trained.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         Raises
         ------
         ValueError
-            If it does.
+            If it would.
         """
         if inference is None or inference in self.inference_modes:
             return
@@ -168,7 +168,7 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def build(self, space: ConceptSpace, *, device: str, n_jobs: int | None) -> BuiltTuning:
-        """Make what a training needs.
+        """Build what training needs.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
 
     @abc.abstractmethod
     def export(self, encoder: Encoder) -> dict[str, np.ndarray]:
-        """Take out of a trained encoder what prediction needs.
+        """Extract from a trained encoder what prediction needs.
 
         Parameters
         ----------
@@ -194,14 +194,15 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         Returns
         -------
         dict of str to ndarray
-            ``text_features`` (C, d), before the text adapter, and what is this tuning's own.
+            ``text_features`` (C, d), before the text adapter, and any arrays specific to this
+            tuning.
         """
 
     # -- prediction
 
     @abc.abstractmethod
     def default_inference(self, paradigm: str) -> str:
-        """With which parts to predict where the user leaves it open.
+        """Inference mode to use if the user sets none.
 
         Parameters
         ----------
@@ -217,7 +218,7 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
     def trained_encoder(
         self, weights: Mapping[str, np.ndarray], backbone: Callable[[], Backbone]
     ) -> Encoder:
-        """Put an encoder together from what :meth:`export` gave.
+        """Rebuild an encoder from the output of :meth:`export`.
 
         Parameters
         ----------
@@ -239,13 +240,13 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         backbone: Callable[[], Backbone],
         n_jobs: int | None,
     ) -> Tensor:
-        """Read new images as the encoder takes them.
+        """Convert new images to the encoder's input.
 
         Parameters
         ----------
         images : ConceptSpace or ImageSource
         encode : callable
-            From the images to features (n, d) of the frozen model.
+            Maps images to features (n, d) of the frozen model.
         backbone : callable
             Loads the frozen model.
         n_jobs : int or None
@@ -258,5 +259,5 @@ class Tuning(BaseEstimator, metaclass=abc.ABCMeta):
         Raises
         ------
         ValueError
-            If the images have not what is needed.
+            If the images lack what is needed.
         """

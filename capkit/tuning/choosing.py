@@ -1,4 +1,4 @@
-"""From what ``tuning=`` was given to a way of tuning."""
+"""Resolving the parameter ``tuning=`` to a tuning object."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["TUNINGS", "candidate_tunings", "choose_tuning"]
 
 logger = logging.getLogger(__name__)
 
-#: Ways of tuning by name.
+#: Tuning strategies by name.
 TUNINGS: Mapping[str, type[Tuning]] = {
     tuning.name: tuning for tuning in (PromptTuning, AdapterTuning)
 }
 
-# Up to this many parameters prompts train in minutes on a CPU: the embedded model has 2 million,
-# ViT-B/32 has 151 million and takes hours.
+# With up to this many model parameters, prompts train in minutes on a CPU: the embedded model has
+# 2 million; ViT-B/32 has 151 million and takes hours.
 _SMALL_MODEL = 10_000_000
 
 
 def candidate_tunings(tuning: Tuning | str) -> list[Tuning]:
-    """Ways of tuning that a parameter may stand for.
+    """Tuning objects that a parameter may resolve to.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def candidate_tunings(tuning: Tuning | str) -> list[Tuning]:
     Returns
     -------
     list of Tuning
-        One, or of "auto" all; copies.
+        Copies; all of them for "auto", otherwise one.
     """
     if isinstance(tuning, Tuning):
         return [clone(tuning)]
@@ -56,18 +56,18 @@ def choose_tuning(
     device: torch.device,
     backbone: Callable[[], Backbone],
 ) -> Tuning:
-    """Way of tuning that a parameter stands for; "auto" is decided by what there is.
+    """Resolve a parameter to a tuning object; "auto" depends on the device and the model.
 
-    "auto" means prompts, the paper's way, where they can be trained in reasonable time: on a
-    GPU, or with a small model; and adapters elsewhere, or where prompts cannot enter the model.
+    "auto" means prompts, as in the paper, if they can be trained in reasonable time: on a GPU, or
+    with a small model. Otherwise, or if the model does not support prompts, it means adapters.
 
     Parameters
     ----------
     tuning : Tuning, "auto", or a name in :data:`TUNINGS`
     space : ConceptSpace
-        What is trained on.
+        The training data.
     device : torch.device
-        Where.
+        Device for the training.
     backbone : callable
         Loads the frozen model behind the space.
 

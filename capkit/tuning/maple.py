@@ -1,4 +1,4 @@
-"""MaPLe prompts, and the texts with a place for them."""
+"""MaPLe prompts, and tokenised texts with placeholders for them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _INIT_STD = 0.02
 
 
 class MaplePrompts(nn.Module):
-    """Prompts of both towers, the visual ones coupled to the textual ones.
+    """Prompts for both towers, the visual ones coupled to the text ones.
 
-    At each of the first ``depth`` layers stand ``n`` learned text prompts, and a linear layer
-    of that depth maps them to the width of the image tower, which makes the visual prompts
-    (Khattak et al., CVPR 2023, "MaPLe: Multi-modal Prompt Learning", section 3.2).
+    Each of the first ``depth`` layers has ``n`` learned text prompts. A separate linear layer for
+    each depth maps them to the width of the image tower, which gives the visual prompts (Khattak
+    et al., CVPR 2023, "MaPLe: Multi-modal Prompt Learning", section 3.2).
 
     Parameters
     ----------
@@ -63,11 +63,11 @@ class ContextTokens(NamedTuple):
     Attributes
     ----------
     tokens : Tensor of shape (C, L), int64
-        The texts; what stands at the placeholders does not matter.
+        The texts; the ids at the placeholders do not matter.
     start : int
         Position of the first placeholder, the same in all texts.
     embeddings : Tensor of shape (n, text_width)
-        What the prompts start from.
+        Initial values of the prompts.
     """
 
     tokens: Tensor
@@ -83,23 +83,23 @@ def place_context(
     context: str,
     length: int,
 ) -> ContextTokens:
-    """Make room for prompts right behind the start token of every text.
+    """Make room for prompts right after the start token of every text.
 
-    A text that begins with the first ``length`` tokens of the context gives those up for the
-    prompts, as in MaPLe; in any other text, such as a description, they are inserted. If that
-    makes it too long for the tower, it loses its last words, but not its end token.
+    In a text that begins with the first ``length`` tokens of the context, the prompts replace
+    those tokens, as in MaPLe; in any other text, such as a description, they are inserted. If the
+    text becomes too long for the tower, its last words are cut off, but not its end token.
 
     Parameters
     ----------
     tokenize : callable
-        From C texts to token ids (C, L).
+        Maps C texts to token ids (C, L).
     tower : TextTower
     texts : sequence of str of length C
     context : str
-        Text whose embeddings the prompts start from; "a photo of a" in the paper. Where it has
-        fewer tokens than ``length``, the other prompts start from small random numbers.
+        Text whose embeddings initialise the prompts; "a photo of a" in the paper. If it has fewer
+        tokens than ``length``, the remaining prompts are initialised with small random numbers.
     length : int
-        Number of prompts ``n`` of a layer, from 1 to what the tower has room for.
+        Number of prompts ``n`` per layer, from 1 to the number that the tower has room for.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def place_context(
 
 
 def _insert(tokens: Tensor, ends: Tensor, start: int, ids: Tensor) -> Tensor:
-    """Insert ids (n,) at ``start`` of every row; an end token that falls off comes last."""
+    """Insert ids (n,) at ``start`` of every row; an end token that is pushed out goes last."""
     n_tokens = tokens.shape[1]
     inserted = torch.cat(
         [tokens[:, :start], ids.expand(len(tokens), -1), tokens[:, start : n_tokens - len(ids)]],

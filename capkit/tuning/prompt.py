@@ -35,8 +35,8 @@ class PromptedEncoder(Encoder):
     Parameters
     ----------
     backbone : Backbone
-        Its model is neither registered as a submodule nor changed: it takes no part in
-        ``parameters()`` and ``state_dict()``.
+        Its model is neither registered as a submodule nor changed, so ``parameters()`` and
+        ``state_dict()`` do not include it.
     texts : sequence of str of length C
         The text behind each class: a formatted template, or a description.
     shift : Tensor of shape (C, d) or None, default=None
@@ -45,14 +45,14 @@ class PromptedEncoder(Encoder):
     context : str, default="a photo of a"
         Text that the prompts start from.
     prompt_length : int, default=2
-        Number of prompts of a layer.
+        Number of prompts per layer.
     prompt_depth : int, default=8
-        Number of layers with prompts; no more than both towers have are used.
+        Number of layers with prompts, at most the depth of the shallower tower.
 
     Raises
     ------
     UnsupportedBackboneError
-        If prompts cannot enter one of the towers.
+        If prompts cannot be inserted into one of the towers.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PromptedEncoder(Encoder):
 
 
 class _TrainedEncoder(Encoder):
-    """An image tower with trained prompts, and the class features that the text tower gave."""
+    """An image tower with trained prompts, and the exported class features."""
 
     def __init__(self, backbone: Backbone, visual_prompts: Tensor, text_features: Tensor) -> None:
         super().__init__()
@@ -126,49 +126,50 @@ class _TrainedEncoder(Encoder):
 class PromptTuning(Tuning):
     """Train MaPLe prompts in both towers of the model, and adapters, on pixels.
 
-    The paper's way. Every step runs both towers, so it wants a GPU, or a small model.
+    As in the paper. Every step runs both towers, so it needs a GPU or a small model.
 
     Parameters
     ----------
     prompt_length : int, default=2
-        Prompts of a layer.
+        Number of prompts per layer.
     prompt_depth : int, default=8
-        Layers with prompts; no more than the shallower tower has are used.
+        Number of layers with prompts, at most the depth of the shallower tower.
     prompt_init : str, default="a photo of a"
-        Text whose first tokens the prompts start from, not empty.
+        Text whose first tokens initialise the prompts, not empty.
     adapter_dim : int, default=128
         Width inside the adapters.
     adapter_weight : float, default=0.01
-        Residual weight of the adapters; 0 leaves them out.
+        Residual weight of the adapters; 0 turns them off.
     pseudo_adapter : bool, default=True
-        Whether strong views train an adapter of their own, so that wrong pseudolabels do not
-        reach the one that gives them. False has them train the main one.
+        Whether strong views train a separate adapter, so that wrong pseudolabels do not affect the
+        adapter that assigns them. With False they train the main adapter.
     augment : {"crop_flip", "crop", "affine"} or callable, default="crop_flip"
-        Strong view. ``"crop_flip"``: random crops of the whole image, half of them mirrored (the
-        paper). ``"crop"`` and ``"affine"`` do not mirror and so suit text, maps and medical
-        images. Or any torchvision transform of the model's own view of an image, a uint8 tensor
-        (3, S, S), to one of the same shape and type.
+        Strong view. ``"crop_flip"``: random crops of the whole image, half of them flipped (as in
+        the paper). ``"crop"`` and ``"affine"`` do not flip, which suits text, maps and medical
+        images. Or any torchvision transform of an image preprocessed for the model, a uint8 tensor
+        (3, S, S), to a tensor of the same shape and type.
     epochs : int, default=50
     steps_per_epoch : int, default=50
     batch_size : int, default=32
         Images of each of the three streams in a step, over all devices.
     optimizer : {"sgd", "adamw"}, default="sgd"
     learning_rate : float, default=0.01
-        After the warm-up; it falls to zero on a cosine.
+        Learning rate after the warm-up; it decays to zero along a cosine.
     momentum : float, default=0.9
-        Of SGD; the first beta of AdamW.
+        Momentum of SGD; the first beta of AdamW.
     weight_decay : float, default=0.1
     warmup_epochs : int, default=1
-        Epochs in which the learning rate rises linearly.
+        Number of epochs over which the learning rate rises linearly.
 
     See Also
     --------
-    AdapterTuning : Adapters alone, on features; seconds on a CPU.
+    AdapterTuning : Only adapters, on features; takes seconds on a CPU.
 
     Notes
     -----
-    For crops the images are kept decoded at twice the model's size, beside its own view of them:
-    at 224 pixels 750 kB an image. Beyond 1 GiB they are in a temporary file.
+    For crops, decoded images are kept at twice the model's resolution, in addition to the
+    preprocessed ones: 750 kB per image at 224 pixels. Beyond 1 GiB they are kept in a temporary
+    file.
 
     References
     ----------
@@ -257,7 +258,7 @@ class PromptTuning(Tuning):
             )
 
     def check_backbone(self, backbone: Callable[[], Backbone]) -> None:
-        """Raise an UnsupportedBackboneError if prompts cannot enter one of the towers.
+        """Raise an UnsupportedBackboneError if a tower does not support prompts.
 
         Parameters
         ----------
@@ -268,12 +269,12 @@ class PromptTuning(Tuning):
         find_visual_tower(model), find_text_tower(model)
 
     def build(self, space: ConceptSpace, *, device: str, n_jobs: int | None) -> BuiltTuning:
-        """Decode the images, for both views, and say how to build the prompted towers.
+        """Decode the images for both views, and prepare the construction of the prompted towers.
 
         Parameters
         ----------
         space : ConceptSpace
-            As aligned; with images, texts and the name of their backbone.
+            After alignment; with images, texts and the name of their backbone.
         device : str
         n_jobs : int or None
             Workers that decode images.
@@ -304,10 +305,10 @@ class PromptTuning(Tuning):
 
     @torch.no_grad()
     def export(self, encoder: PromptedEncoder) -> dict[str, np.ndarray]:
-        """Encode the texts once for all, and keep the visual prompts.
+        """Encode the texts once and for all, and keep the visual prompts.
 
-        The text prompts and the layers that make the visual prompts are not needed any more: a
-        prediction never runs the text tower.
+        The text prompts and the layers that compute the visual prompts are no longer needed,
+        because prediction never runs the text tower.
 
         Parameters
         ----------
@@ -326,7 +327,7 @@ class PromptTuning(Tuning):
         return {name: value.float().cpu().numpy() for name, value in kept.items()}
 
     def default_inference(self, paradigm: str) -> str:
-        """The paper's: prompts on, adapters off.
+        """As in the paper: prompts on, adapters off.
 
         Parameters
         ----------
@@ -341,7 +342,7 @@ class PromptTuning(Tuning):
     def trained_encoder(
         self, weights: Mapping[str, np.ndarray], backbone: Callable[[], Backbone]
     ) -> Encoder:
-        """Put the visual prompts into the image tower again.
+        """Insert the visual prompts into the image tower again.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
-"""Views of the unlabeled images: what consistency training varies between two passes.
+"""Views of the unlabeled images for consistency training.
 
-The weak view is CLIP's own preprocessing, resized and cropped in the middle, and so are labeled
-images and main samples. This module makes the strong view: random crops of the whole image, as
-it was before that, or a transform of the weak view.
+The weak view is CLIP's own preprocessing, a resize and a centre crop; labeled images and main
+samples are prepared in the same way. This module makes the strong view: random crops of the
+original, uncropped image, or a transform of the weak view.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CROP_RATIO = (3 / 4, 4 / 3)
 #: Largest rotation in degrees, shift as a share of the image, and change of scale.
 _ROTATION, _SHIFT, _ZOOM = 15.0, 0.1, 0.2
 
-#: The strong views that have a name.
+#: Names of the built-in strong views.
 STRONG_VIEWS = ("affine", "crop", "crop_flip")
 
 
@@ -51,16 +51,16 @@ def make_strong_view(
     augment : {"crop_flip", "crop", "affine"} or callable
         "crop_flip": random resized crop of 8 to 100% of the area, and a horizontal flip of
         every second image on average (the paper). "crop": the same without the flip. "affine":
-        a small rotation (15 degrees), shift (10%) and change of scale (20%) of the weak view,
-        for characters and whatever else is not the same when flipped or cut into. Or any
-        transform of the weak view, such as torchvision's, from a tensor (3, S, S), uint8, to one
-        of the same shape and type; it is applied to one image after the other.
+        a small rotation (15 degrees), shift (10%) and change of scale (20%) of the weak view, for
+        characters and other images that change their meaning when flipped or cropped. Or any
+        transform of the weak view, such as torchvision's, from a uint8 tensor (3, S, S) to a
+        tensor of the same shape and type; it is applied to each image separately.
     images : TrainingPixels
 
     Returns
     -------
     callable
-        From the positions (B,) of images to a tensor (B, 3, S, S), uint8.
+        Maps the positions (B,) of images to a uint8 tensor (B, 3, S, S).
 
     Examples
     --------
@@ -79,7 +79,7 @@ def make_strong_view(
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Tensor that shares an array's memory, or of a copy where that may not be written to.
+    """Tensor that shares an array's memory, or a copy if the array is read-only.
 
     Parameters
     ----------
@@ -89,24 +89,24 @@ def as_tensor(array: np.ndarray) -> Tensor:
     -------
     Tensor
     """
-    # torch does not share memory that it may not write to
+    # torch does not share read-only memory
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RandomCrops:
-    """torchvision's random resized crops, bicubic, of the whole images.
+    """Random resized crops of the whole images, bicubic, as in torchvision.
 
     Parameters
     ----------
     whole : Tensor of shape (n, L, L, 3), uint8
         Whole images, squashed to squares.
     aspect : Tensor of shape (n,)
-        Width divided by height that each image had: a crop's shape is that in the image itself.
+        Original width divided by height of each image; crop shapes refer to the original image.
     size : int
         ``S``, height and width of a view.
     flip : bool
-        Whether half of the views are mirrored.
+        Whether half of the views are flipped.
     """
 
     whole: Tensor
@@ -155,7 +155,7 @@ class TransformedPixels:
 
 
 def affine(pixels: Tensor) -> Tensor:
-    """Turn, shift and scale every image a little; its border pixels fill what comes in."""
+    """Rotate, shift and scale every image a little; border pixels fill the gaps."""
     angle, shift_x, shift_y, zoom = torch.rand(4, len(pixels)) * 2 - 1
     angle = angle * math.radians(_ROTATION)
     scale = 1 + zoom * _ZOOM
@@ -175,7 +175,7 @@ def _resample(pixels: Tensor, matrices: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class _Each:
-    """A user's transform of one image, as one of a batch."""
+    """Applies a user's transform of a single image to a batch."""
 
     augment: Callable[[Tensor], Tensor]
 
