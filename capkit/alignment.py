@@ -132,7 +132,7 @@ class ConceptAligner(ConceptStage):
     MismatchDetector : The stage before this one.
     MarginCalibrator : The stage after this one.
     capkit.baselines.ZeroShotClassifier : Classifies with the aligned texts, as the step after this
-    one.
+        one.
 
     Notes
     -----

@@ -154,7 +154,7 @@ class FixMatchClassifier(SelfTrainedClassifier):
     See Also
     --------
     capkit.CAPClassifier : The same, with main samples, a margin, and a separate adapter for strong
-    views.
+        views.
 
     Notes
     -----
