@@ -30,8 +30,21 @@ _LEAST_SCALE = float(np.finfo(np.float32).tiny)
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
 
 
+class _StageResult:
+    """What a stage found, which is the same to :func:`joblib.hash` after a way through a file."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Empty arrays come back with other strides, which joblib.hash takes for other content.
+        return {
+            name: np.empty(value.shape, value.dtype)
+            if isinstance(value, np.ndarray) and not value.size
+            else value
+            for name, value in vars(self).items()
+        }
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class MismatchResult:
+class MismatchResult(_StageResult):
     """What :class:`~capkit.MismatchDetector` adds to a :class:`ConceptSpace`.
 
     Attributes
@@ -48,7 +61,7 @@ class MismatchResult:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AlignmentResult:
+class AlignmentResult(_StageResult):
     """What :class:`~capkit.ConceptAligner` adds to a :class:`ConceptSpace`.
 
     Attributes
@@ -147,7 +160,7 @@ def feature_keys(features: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TransductionResult:
+class TransductionResult(_StageResult):
     """What :class:`~capkit.GaussianTransduction` adds to a :class:`ConceptSpace`.
 
     Attributes

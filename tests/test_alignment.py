@@ -5,7 +5,6 @@ import pickle
 import warnings
 from functools import partial
 
-import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -489,9 +488,3 @@ def test_without_a_describer_all_texts_stay_unless_centres_are_asked_for(detecte
     assert len(space.alignment.aligned) == 0
     assert not space.alignment.shift.any()
     assert len(by_centers().fit(detected).aligned_) == len(aligner.mismatched_)
-
-
-def test_a_space_without_aligned_classes_is_the_same_from_a_cache(detected, tmp_path):
-    space = ConceptAligner().fit_transform(detected)
-    joblib.dump(space, tmp_path / "space")
-    assert joblib.hash(joblib.load(tmp_path / "space")) == joblib.hash(space)

@@ -1,7 +1,9 @@
 """ConceptSpace: an array of image features that knows its classes."""
 
+import dataclasses
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,13 @@ from sklearn.utils import _safe_indexing
 
 from capkit import ConceptSpace
 from capkit.exceptions import ClassNamesError
-from capkit.space import GaussianClasses, feature_keys
+from capkit.space import (
+    AlignmentResult,
+    GaussianClasses,
+    MismatchResult,
+    TransductionResult,
+    feature_keys,
+)
 
 
 @pytest.fixture
@@ -263,3 +271,33 @@ def test_gaussians_that_remember_no_image_know_none_again():
     classes = fitted_on(np.empty((0, 2)), np.empty((0, 1)), np.empty((0, 1)))
     rows, own_classes, own_share = classes.own_shares(np.eye(2))
     assert rows.shape == (0,) and own_classes.shape == own_share.shape == (0, 1)
+
+
+def by_pickle(value, path):
+    return pickle.loads(pickle.dumps(value))
+
+
+def by_joblib(value, path):
+    joblib.dump(value, path)
+    return joblib.load(path)
+
+
+@pytest.mark.parametrize("way", [by_pickle, by_joblib])
+@pytest.mark.parametrize(
+    "empty", [np.empty(0, dtype=np.int64), np.arange(3)[:0]], ids=["array", "slice"]
+)
+def test_what_a_stage_found_is_the_same_after_a_way_through_a_file(way, empty, tmp_path):
+    for result in (
+        MismatchResult(mismatched=empty, class_centers=np.eye(2, dtype=np.float32)),
+        AlignmentResult(shift=np.eye(2, dtype=np.float32), aligned=empty, descriptions={}),
+        TransductionResult(classes=None, mismatched=empty, report=None),
+    ):
+        again = way(result, tmp_path / "result")
+        assert joblib.hash(again) == joblib.hash(result)
+        assert joblib.hash(again) != joblib.hash(dataclasses.replace(result, **changed(result)))
+
+
+def changed(result):
+    """A field that is empty, with something in it."""
+    name = "aligned" if isinstance(result, AlignmentResult) else "mismatched"
+    return {name: np.array([1])}
