@@ -309,8 +309,8 @@ def satellite(folder):
     before, after = names[space[new].predict()], cap.predict(space[new])
     figure, ax = plt.subplots(figsize=(8, 5.6), layout="constrained")
     RecallDisplay.from_predictions(
-        names[target[new]], before=before, after=after, class_names=space.class_names
-    ).plot(ax=ax)
+        names[target[new]], before=before, after=after, class_names=space.class_names, ax=ax
+    )
     right = [100 * (labels == names[target[new]]).mean() for labels in (before, after)]
     ax.set_title("Satellite pictures, CLIP ViT-B/32, no labels: {:.1f}% → {:.1f}%".format(*right))
     return figure

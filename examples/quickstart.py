@@ -94,8 +94,8 @@ for title, labels in {"zero-shot": before, "aligned": aligned, "CAP": after}.ite
 
 figure = plt.figure(figsize=(10, 4), layout="constrained")
 left, right = figure.subfigures(1, 2)
-RecallDisplay.from_predictions(truth, before=before, after=after, class_names=names).plot(
-    ax=left.subplots()
+RecallDisplay.from_predictions(
+    truth, before=before, after=after, class_names=names, ax=left.subplots()
 )
 
 corrected = np.flatnonzero((before != truth) & (after == truth))
