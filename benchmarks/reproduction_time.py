@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import torch
 
 from capkit import CLIPEncoder
 from capkit.commands import estimate_reproduction
-from capkit.reproduction import SETTINGS, SetEstimate
+from capkit.reproduction import SETTINGS, Estimate, SetEstimate
 
 
 def save_random_model(name: str, folder: Path) -> Path:
@@ -38,6 +39,13 @@ def save_random_model(name: str, folder: Path) -> Path:
     (folder / "random.json").write_text(json.dumps(config))
     torch.save(open_clip.create_model(name, pretrained=None).state_dict(), folder / "random.pt")
     return folder / "random.pt"
+
+
+def measure_set(data_set: str, weights: Path, args: argparse.Namespace) -> Estimate:
+    """The time of a data set; called in a process of its own, which keeps no memory of others."""
+    torch.set_num_threads(args.threads)
+    encoder = CLIPEncoder(weights, device=args.device)
+    return estimate_reproduction(data_set, paradigms=args.paradigms, encoder=encoder)
 
 
 def make_row(part: SetEstimate) -> dict[str, object]:
@@ -64,11 +72,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", help="CSV file for the table")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    context = multiprocessing.get_context("spawn")
+    parts = []
     with tempfile.TemporaryDirectory() as folder:
         weights = save_random_model(args.backbone, Path(folder))
-        encoder = CLIPEncoder(weights, device=args.device)
-        estimate = estimate_reproduction(args.data_sets, paradigms=args.paradigms, encoder=encoder)
+        for data_set in args.data_sets:
+            with context.Pool(1) as pool:
+                parts.append(pool.apply(measure_set, (data_set, weights, args)))
+    sets = tuple(part for estimate in parts for part in estimate.sets)
+    estimate = Estimate(parts[0].device, parts[0].has_gpu, sets)
     print(f"{args.backbone}, {' '.join(args.paradigms)}, three seeds, all methods: {estimate}")
     table = pd.DataFrame(map(make_row, estimate.sets))
     print(table.to_string(index=False))

@@ -57,6 +57,19 @@ def test_methods_are_judged_on_the_test_images_with_the_template_of_the_set(fetc
     assert table[table["on"] == "adapted"].iloc[0]["n_images"] == N_TRAIN
 
 
+def test_prompts_are_made_with_the_template_of_the_set(fetch, tmp_path, monkeypatch):
+    prompts = []
+    fit = CAPClassifier.fit
+
+    def note(self, space, labels):
+        prompts.append(space.prompts)
+        return fit(self, space, labels)
+
+    monkeypatch.setattr(CAPClassifier, "fit", note)
+    run(tmp_path / "out", methods=["CAP"])
+    assert prompts == [("the digit zero", "the digit one", "the digit two", "the digit three")]
+
+
 def test_each_set_and_paradigm_has_a_file_with_a_row_for_each_run(fetch, tmp_path):
     methods = ("zero-shot", "labels alone", "CAP")
     result = run(tmp_path / "out", methods=methods, paradigms=("ul", "ssl", "trzsl"), seeds=(1, 2))
