@@ -18,6 +18,11 @@ import pandas as pd
 # Okabe and Ito's colours, which the colour-blind tell apart.
 BEFORE, AFTER, THIRD, GREY = "#D55E00", "#0072B2", "#009E73", "0.6"
 
+PARADIGMS = {
+    "ul": "no labels",
+    "ssl": "two labels a class",
+    "trzsl": "62% of the classes labeled",
+}
 SETS = {
     "digits": "digits",
     "handwriting": "handwriting",
@@ -87,9 +92,8 @@ def legend_above(figure, ax, n_columns=4):
 
 def before_and_after(results):
     """Zero-shot and CAP on new images of each set, for each kind of labels."""
-    kinds = {"ul": "no labels", "ssl": "two labels a class", "trzsl": "62% of the classes labeled"}
     figure, axes = figure_of(len(SETS), 3, width=11)
-    for ax, (paradigm, title) in zip(axes.flat, kinds.items(), strict=True):
+    for ax, (paradigm, title) in zip(axes.flat, PARADIGMS.items(), strict=True):
         table = pd.read_csv(results / f"peers_{paradigm}_new.csv").set_index("method")[[*SETS]]
         series = {
             "zero-shot": (BEFORE, table.loc["zero-shot"].map(mean_of)),
@@ -181,7 +185,7 @@ def paradigms(results):
             index=["data", "paradigm"], columns="pseudo_labels", values="score"
         )
         plain = table.groupby(["data", "paradigm"])["zero-shot"].first().map(mean_of)
-        order = [(data, kind) for data in ("digits", "handwriting") for kind in _KINDS]
+        order = [(data, kind) for data in ("digits", "handwriting") for kind in PARADIGMS]
         series = {
             "zero-shot": (BEFORE, plain.loc[order]),
             "CAP as in the paper": (THIRD, scores["zero_shot"].loc[order]),
@@ -193,9 +197,6 @@ def paradigms(results):
             ax.set_yticklabels([])
     legend_above(figure, axes.flat[0])
     return figure
-
-
-_KINDS = ("ul", "ssl", "trzsl")
 
 
 # -- what it costs

@@ -1,9 +1,13 @@
-"""A loopback server of files that can be resumed, cut and changed, and tiny official archives."""
+"""A loopback server of files that can be resumed, cut and changed, and tiny official archives.
+
+:class:`Publisher` lets a fetcher of ``capkit.datasets`` take them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import io
 import re
 import tarfile
@@ -15,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
+
+from capkit import datasets
 
 
 @dataclasses.dataclass
@@ -36,6 +42,8 @@ class ArchiveServer:
     ----------
     files : dict of str to bytes
     requests : list of Request
+    connections : set
+        Addresses of clients; one for each connection.
     cuts : list of int
         After so many bytes the connection is cut, an entry for each of the next requests.
     statuses : list of int
@@ -51,6 +59,7 @@ class ArchiveServer:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[Request] = []
+        self.connections: set[tuple[str, int]] = set()
         self.cuts: list[int] = []
         self.statuses: list[int] = []
         self.moved: dict[str, str] = {}
@@ -78,7 +87,11 @@ class ArchiveServer:
 
     def _handler(server) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
+            # Connections are kept; without the delay that small answers have otherwise.
+            protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
+
             def do_GET(self) -> None:
+                server.connections.add(self.client_address)
                 names = ("Range", "If-Range", "Accept-Encoding")
                 request = Request(self.path[1:], *(self.headers[name] for name in names))
                 server.requests.append(request)
@@ -206,6 +219,18 @@ def eurosat() -> dict[str, bytes]:
     return {"EuroSAT.zip": make_zip({name: jpeg(row) for row, name in enumerate(names)})}
 
 
+def eurosat_of_digits(n_of_class: int) -> dict[str, bytes]:
+    """Pictures of three digits in EuroSAT's layout, which the embedded model can tell apart."""
+    digits, files = datasets.load_digits(), {}
+    for index, name in enumerate(("DigitZero", "DigitOne", "DigitTwo")):
+        rows = np.flatnonzero(digits.target == index)[:n_of_class]
+        for number, row in enumerate(rows, start=1):
+            stream = io.BytesIO()
+            Image.fromarray(digits.images[row]).save(stream, "JPEG", quality=95)
+            files[f"2750/{name}/{name}_{number}.jpg"] = stream.getvalue()
+    return {"EuroSAT.zip": make_zip(files)}
+
+
 def resisc45() -> dict[str, bytes]:
     """Two classes of six images, numbered from 1, and what a Mac leaves in a zip."""
     classes = ("airplane", "baseball_diamond")
@@ -250,3 +275,59 @@ def fgvc_aircraft() -> dict[str, bytes]:
         f"{top}/images_variant_test.txt": _lines("1514522 707-320", "0817494 F-16A/B"),
     }
     return {"fgvc-aircraft-2013b.tar.gz": make_tar(files)}
+
+
+# -- archives for fetchers
+
+NAMES = ["cub200", "dtd", "eurosat", "fgvc_aircraft", "flowers102", "resisc45"]
+PUBLISHED = {
+    name: getattr(importlib.import_module(f"capkit.datasets._{name}"), f"_{name.upper()}")
+    for name in NAMES
+}
+
+
+class Publisher:
+    """Tiny archives of one data set on a loopback server, and its fetcher, which takes these.
+
+    Parameters
+    ----------
+    name : str
+        Of :data:`NAMES`.
+    server : ArchiveServer
+    monkeypatch : pytest.MonkeyPatch
+    """
+
+    def __init__(self, name, server, monkeypatch):
+        self.name, self.server, self.monkeypatch = name, server, monkeypatch
+        self.publish(globals()[name]())
+        self.fetch = getattr(datasets, f"fetch_{name}")
+
+    def publish(self, files):
+        """Put files on the server, and their addresses and checksums into the fetcher."""
+        self.files = files
+        real = PUBLISHED[self.name]
+        changed = dataclasses.replace(
+            real,
+            archive=self.at_server(real.archive),
+            annotations=tuple(self.at_server(file) for file in real.annotations),
+        )
+        module = importlib.import_module(f"capkit.datasets._{self.name}")
+        self.monkeypatch.setattr(module, f"_{self.name.upper()}", changed)
+        if self.name == "flowers102":
+            self.tell_torchvision(files)
+
+    def at_server(self, file):
+        name = file.url.rpartition("/")[2]
+        url = self.server.put(f"{self.name}/{name}", self.files[name])
+        algorithm = file.checksum.partition(":")[0]
+        return dataclasses.replace(file, url=url, checksum=checksum(self.files[name], algorithm))
+
+    def tell_torchvision(self, files):
+        """Its data set looks at the checksums of the labels once more."""
+        from torchvision.datasets import Flowers102
+
+        known = {
+            key: (name, checksum(files[name], "md5").partition(":")[2])
+            for key, (name, _) in Flowers102._file_dict.items()
+        }
+        self.monkeypatch.setattr(Flowers102, "_file_dict", known)

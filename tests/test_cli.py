@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import pytest
+from archive_server import ArchiveServer, Publisher, eurosat_of_digits
 from click.testing import CliRunner
 from ollama_server import OllamaServer
 from paper_sets import digit_fetcher
@@ -226,6 +227,33 @@ def test_without_a_gpu_it_says_how_long_it_takes_and_downloads_nothing(tmp_path,
     assert said.startswith("This takes about ") and "2500 steps in 1 training, up to" in said
     assert refused == "There is no GPU. To start all the same, pass --yes."
     assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_downloads_its_data_set_once(tmp_path, monkeypatch):
+    with ArchiveServer() as server:
+        Publisher("eurosat", server, monkeypatch).publish(eurosat_of_digits(n_of_class=20))
+        arguments = (
+            "reproduce", "eurosat", "--method", "zero-shot", "--method", "CAP", "--seeds", 1,
+            "--tuning", "adapter", "--epochs", 1, "--data", tmp_path / "data", "--out",
+            tmp_path / "out", "--yes", "--device", "cpu", *GLYPH,
+        )  # fmt: skip
+        first = run(*arguments)
+        assert first.exit_code == 0, first.output
+        n_requests = len(server.requests)
+        again = run(*arguments)
+    assert n_requests == len(server.requests) == 1
+    assert again.stdout == first.stdout
+    with (tmp_path / "out" / "eurosat_ul_glyph_adapter_epochs-1.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Every fifth picture is for testing.
+    numbers = {(row["method"], row["on"]): int(row["n_images"]) for row in rows}
+    assert numbers == {
+        ("zero-shot", "adapted"): 48,
+        ("zero-shot", "new"): 12,
+        ("CAP", "adapted"): 48,
+        ("CAP", "new"): 12,
+    }
+    assert all(float(row["accuracy"]) > 0.8 and not row["error"] for row in rows)
 
 
 def test_an_experiment_ends_with_tables_and_files(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The functions behind ``capkit reproduce``, for those who write Python."""
 
+import sys
+
 import pytest
 from paper_sets import digit_fetcher
 
@@ -82,3 +84,14 @@ def test_an_experiment_gives_its_tables(tmp_path, monkeypatch):
         )
     assert [path.parent for path in result.written] == [tmp_path / "a" / "b"]
     assert list(result.comparisons) == [("eurosat", "ul")]
+
+
+@pytest.mark.parametrize("function", [reproduce_paper, estimate_reproduction])
+@pytest.mark.parametrize(("package", "extra"), [("pooch", "datasets"), ("psutil", "compare")])
+def test_a_missing_package_is_named_before_anything_is_measured(
+    function, package, extra, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(reproduce, "estimate_time", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(ImportError, match=rf"requires {package}.*capkit-clip\[{extra}\]"):
+        function("dtd", encoder=CLIPEncoder("glyph"))

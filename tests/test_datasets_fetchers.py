@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import io
@@ -10,59 +9,12 @@ import subprocess
 import sys
 import tarfile
 
-import archive_server
 import numpy as np
 import pytest
-from archive_server import ArchiveServer, checksum, make_tar
+from archive_server import NAMES, PUBLISHED, ArchiveServer, Publisher, make_tar
 from PIL import Image
 
-from capkit import datasets
 from capkit.exceptions import DatasetDownloadError, DatasetError
-
-NAMES = ["cub200", "dtd", "eurosat", "fgvc_aircraft", "flowers102", "resisc45"]
-PUBLISHED = {
-    name: getattr(importlib.import_module(f"capkit.datasets._{name}"), f"_{name.upper()}")
-    for name in NAMES
-}
-
-
-class Publisher:
-    """Tiny archives of one data set on a loopback server, and its fetcher, which takes these."""
-
-    def __init__(self, name, server, monkeypatch):
-        self.name, self.server, self.monkeypatch = name, server, monkeypatch
-        self.publish(getattr(archive_server, name)())
-        self.fetch = getattr(datasets, f"fetch_{name}")
-
-    def publish(self, files):
-        """Put files on the server, and their addresses and checksums into the fetcher."""
-        self.files = files
-        real = PUBLISHED[self.name]
-        changed = dataclasses.replace(
-            real,
-            archive=self.at_server(real.archive),
-            annotations=tuple(self.at_server(file) for file in real.annotations),
-        )
-        module = importlib.import_module(f"capkit.datasets._{self.name}")
-        self.monkeypatch.setattr(module, f"_{self.name.upper()}", changed)
-        if self.name == "flowers102":
-            self.tell_torchvision(files)
-
-    def at_server(self, file):
-        name = file.url.rpartition("/")[2]
-        url = self.server.put(f"{self.name}/{name}", self.files[name])
-        algorithm = file.checksum.partition(":")[0]
-        return dataclasses.replace(file, url=url, checksum=checksum(self.files[name], algorithm))
-
-    def tell_torchvision(self, files):
-        """Its data set looks at the checksums of the labels once more."""
-        from torchvision.datasets import Flowers102
-
-        known = {
-            key: (name, checksum(files[name], "md5").partition(":")[2])
-            for key, (name, _) in Flowers102._file_dict.items()
-        }
-        self.monkeypatch.setattr(Flowers102, "_file_dict", known)
 
 
 @pytest.fixture

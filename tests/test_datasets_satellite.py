@@ -1,11 +1,10 @@
 import io
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from archive_server import ArchiveServer
 
 from capkit.datasets import _download, _satellite, fetch_whurs19_features
 from capkit.exceptions import DatasetDownloadError, DatasetError
@@ -30,9 +29,9 @@ def made_up_files(model="CLIP/ViT-B-32"):
     texts = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0][:19].astype(np.float32)
     target = np.arange(1005) % 19
     images = texts[np.where(np.arange(1005) % 4 == 0, (target + 1) % 19, target)]
-    folder = f"/results/WHURS19/{model}"
+    folder = f"results/WHURS19/{model}"
     files = {
-        "/datasets/WHURS19/class_changes.txt": "\n".join(NAMES).encode() + b"\n",
+        "datasets/WHURS19/class_changes.txt": "\n".join(NAMES).encode() + b"\n",
         f"{folder}/classes.pt": as_file(torch.from_numpy(target)),
         f"{folder}/images.pt": as_file(torch.from_numpy(3 * images).half()),
         # The texts lie the other way round, as columns.
@@ -44,46 +43,15 @@ def made_up_files(model="CLIP/ViT-B-32"):
     return files
 
 
-class Repository:
-    """Serves files by their path, and counts the requests."""
-
-    def __init__(self, files):
-        self.files, self.requests, self.connections = files, [], set()
-        repository = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
-
-            def do_GET(self):
-                repository.requests.append(self.path)
-                repository.connections.add(self.client_address)
-                content = repository.files.get(self.path)
-                self.send_response(404 if content is None else 200)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
-
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def repository(monkeypatch):
-    repository = Repository(made_up_files())
-    monkeypatch.setattr(_satellite, "_SOURCE", repository.url)
-    monkeypatch.setattr(_download, "_PAUSES_SECONDS", ())
-    published = dict(_satellite._PUBLISHED) | {"CLIP/ViT-B-32": (0.7493, 0.9)}
-    monkeypatch.setattr(_satellite, "_PUBLISHED", published)
-    yield repository
-    repository.close()
+    with ArchiveServer() as server:
+        server.files.update(made_up_files())
+        monkeypatch.setattr(_satellite, "_SOURCE", f"{server.url}/")
+        monkeypatch.setattr(_download, "_PAUSES_SECONDS", ())
+        published = dict(_satellite._PUBLISHED) | {"CLIP/ViT-B-32": (0.7493, 0.9)}
+        monkeypatch.setattr(_satellite, "_PUBLISHED", published)
+        yield server
 
 
 @pytest.fixture
@@ -127,7 +95,7 @@ def test_prompts_stand_beside_their_features(fetch):
 
 def test_a_second_call_downloads_nothing(fetch, repository):
     first = fetch()
-    assert len(repository.requests) == 110 == len(set(repository.requests))
+    assert len(repository.requests) == 110 == len({each.path for each in repository.requests})
     assert len(repository.connections) == 1
     repository.requests.clear()
     second = fetch(download=False)
@@ -149,7 +117,7 @@ def test_a_model_goes_by_its_family_too(fetch, repository):
     np.testing.assert_array_equal(a.space.image_features, b.space.image_features)
     with pytest.raises(DatasetDownloadError, match="404"):
         fetch("RemoteCLIP/ViT-L-14")
-    assert repository.requests[-1] == "/results/WHURS19/RemoteCLIP/ViT-L-14/classes.pt"
+    assert repository.requests[-1].path == "results/WHURS19/RemoteCLIP/ViT-L-14/classes.pt"
 
 
 def test_an_unknown_model_is_refused_with_the_names_of_all(fetch):
@@ -177,7 +145,7 @@ class Unwanted:
 
 def test_nothing_but_tensors_is_unpickled(fetch, repository, tmp_path):
     trap = tmp_path / "trap"
-    repository.files["/results/WHURS19/CLIP/ViT-B-32/classes.pt"] = as_file(Unwanted(trap))
+    repository.files["results/WHURS19/CLIP/ViT-B-32/classes.pt"] = as_file(Unwanted(trap))
     with pytest.raises(DatasetError, match=r"expected a tensor in .*classes\.pt"):
         fetch()
     assert not trap.exists()
@@ -201,7 +169,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_files_that_hold_something_else_are_named(fetch, repository, case):
     part, content, expected = BROKEN[case]
-    repository.files[f"/results/WHURS19/CLIP/ViT-B-32/{part}.pt"] = content
+    repository.files[f"results/WHURS19/CLIP/ViT-B-32/{part}.pt"] = content
     with pytest.raises(DatasetError, match=rf"expected .*{expected}.*{part}\.pt.*Delete it"):
         fetch()
 

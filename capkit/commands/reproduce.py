@@ -82,7 +82,7 @@ def reproduce_paper(
     OSError
         If a data set cannot be read or downloaded, or `out` not be written.
     ImportError
-        If a package of the extra ``compare`` is missing.
+        If a package of the extras ``compare`` and ``datasets`` is missing.
 
     See Also
     --------
@@ -94,7 +94,7 @@ def reproduce_paper(
     >>> reproduction = reproduce_paper("dtd", seeds=[1])  # doctest: +SKIP
     >>> print(reproduction.to_markdown())  # doctest: +SKIP
     """
-    require("reproduce_paper", "compare", "pandas", "psutil")
+    _require("reproduce_paper")
     sets = _check(data_sets, paradigms, methods)
     return run_protocol(
         sets,
@@ -144,7 +144,7 @@ def estimate_reproduction(
     ValueError
         If there is no such data set, paradigm or method.
     ImportError
-        If a package of the extra ``compare`` is missing.
+        If a package of the extras ``compare`` and ``datasets`` is missing.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def estimate_reproduction(
     >>> [part.data_set for part in estimate.sets], estimate.sets[0].n_trainings
     (['eurosat'], 0)
     """
-    require("estimate_reproduction", "compare", "pandas", "psutil")
+    _require("estimate_reproduction")
     sets = _check(data_sets, paradigms, methods)
     return estimate_time(
         sets,
@@ -165,6 +165,12 @@ def estimate_reproduction(
         paradigms=paradigms,
         n_seeds=len(seeds),
     )
+
+
+def _require(owner: str) -> None:
+    """All packages that the experiment needs, before anything is measured or trained."""
+    require(owner, "compare", "pandas", "psutil")
+    require(owner, "datasets", "filelock", "pooch")
 
 
 def _check(
